@@ -1,0 +1,23 @@
+"""Child registries of MMEngine's, scope ``olor_mm``.
+
+A part named ``olor_mm.<Name>`` is found from the root registry and from any
+project's scope without an import in the config: the ``locations`` below are
+imported by the registry itself at the first look-up.
+"""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import Registry
+
+
+_ENGINE = ['olor_mm.engine']
+
+OPTIM_WRAPPERS = Registry('optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='olor_mm', locations=_ENGINE)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='olor_mm',
+    locations=_ENGINE,
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGINE)
