@@ -1,0 +1,16 @@
+"""Weight rollback in plain PyTorch: nothing of OpenMMLab is imported here."""
+
+from .anchor import ANCHOR_KEY, INITIAL_LR_KEY, AnchorFile, MissingAnchorError, anchors_from_file
+from .penalty import layerwise_levels, layerwise_penalty
+from .rollback import Rollback
+
+__all__ = [
+    'ANCHOR_KEY',
+    'INITIAL_LR_KEY',
+    'AnchorFile',
+    'MissingAnchorError',
+    'Rollback',
+    'anchors_from_file',
+    'layerwise_levels',
+    'layerwise_penalty',
+]

@@ -1,0 +1,281 @@
+"""Rollback: weight rollback joined to any ``torch.optim.Optimizer`` through its step hooks."""
+
+import weakref
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import kernels
+from .anchor import INITIAL_LR_KEY, ON_MISSING, AnchorStore, anchors_from_file
+from .penalty import check_level
+
+__all__ = ['Rollback']
+
+K = TypeVar('K', bound=Hashable)
+FORMS = ('foreach', 'single_tensor')
+_attached: 'weakref.WeakKeyDictionary[Optimizer, weakref.ref[Rollback]]' = weakref.WeakKeyDictionary()
+
+
+class _Batch:
+    """Tensors of one device and dtype: what one call of a kernel takes."""
+
+    def __init__(self) -> None:
+        self.params: list[Tensor] = []
+        self.anchors: list[Tensor] = []
+        self.levels: list[float] = []
+        self.groups: list[int] = []
+
+
+class Rollback:
+    """Pulls parameters back towards their pre-trained values after every step of an optimizer.
+
+    After each real step theta <- (1 - a) theta + a theta_0 with a = clamp(lambda lr / initial_lr, 0, 1), lr being that
+    of the parameter's group at that step (paper, equations 3 to 8; Algorithms 1 and 2 are this after SGD and Adam).
+    A step that a GradScaler skips is no step, also with ``fused=True``. A parameter without gradient in a step is left
+    alone in that step. ``initial_lr`` is the key that torch's and MMEngine's schedulers write into the group; without
+    it the group's first learning rate above 0 takes its place and is kept with the optimizer's state.
+
+    theta_0 is taken just before the first step and kept in ``optimizer.state[p]``, so ``optimizer.state_dict()`` saves
+    it and ``load_state_dict`` brings it back. Build it after the pre-trained weights were loaded and in the same order
+    as the optimizer: before or after ``load_state_dict`` makes no difference.
+
+    Args:
+        optimizer: Any optimizer that takes dense gradients.
+        levels: Parameter to lambda in [0, 1], dimensionless: the share of the distance to theta_0 that a step at the
+            initial learning rate takes back. Parameters that are not named, or have level 0, cost nothing.
+        anchor: theta_0. None takes the values that the parameters have just before the first step; 'current' does so
+            even where the optimizer has trained them already; a mapping gives it for some or all parameters (not copied
+            where dtype and device fit: do not modify); a path is a checkpoint file to read it from, by ``names``. What a loaded optimizer state brings goes before all of
+            these. Defaults to None.
+        names: Parameter to name, for messages and for reading a file. Defaults to None.
+        form: 'foreach', or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
+
+    Raises:
+        ValueError: If a level is not in [0, 1], a parameter is not the optimizer's, an anchor does not fit, or the
+            optimizer has a Rollback already.
+        MissingAnchorError: At the first step, if parameters have been trained already and have no theta_0.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        >>> rollback = Rollback(optimizer, {model.weight: 0.01})
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> rollback.num_steps, rollback.num_rolled_back
+        (1, 1)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        levels: Mapping[Tensor, float],
+        *,
+        anchor: Mapping[Tensor, Tensor] | str | Path | None = None,
+        names: Mapping[Tensor, str] | None = None,
+        form: str = 'foreach',
+    ) -> None:
+        if form not in FORMS:
+            raise ValueError(f'form={form!r} is not known: choose one of {", ".join(FORMS)}')
+        self.optimizer = optimizer
+        self.names = dict(names or {})
+        self.form = form
+        self.levels = self._check_levels(levels)
+        #: Number of steps of the optimizer that were rolled back, since this object was built.
+        self.num_steps = 0
+        #: Number of tensors that the last step rolled back.
+        self.num_rolled_back = 0
+        self._batches: list[_Batch] | None = None
+        self._active: tuple[bool, ...] = ()
+        self._handles: list[Any] = []
+        self._store: AnchorStore | None = None
+        given = self._read_anchor(anchor)
+        if not self.levels:
+            return
+        if _attached.get(optimizer, _nobody)() is not None:
+            raise ValueError(
+                'this optimizer has a Rollback already: detach() that one first, or give all levels to one'
+            )
+        _attached[optimizer] = weakref.ref(self)
+        on_missing = 'current' if anchor == 'current' else 'error'
+        self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def _check_levels(self, levels: Mapping[Tensor, float]) -> dict[Tensor, float]:
+        owned = {p for group in self.optimizer.param_groups for p in group['params']}
+        for param, level in levels.items():
+            name = self.names.get(param, f'tensor of shape {tuple(param.shape)}')
+            if param not in owned:
+                raise ValueError(f'levels: {name} is not a parameter of this optimizer: give it to the optimizer first')
+            check_level(f'levels[{name}]', level)
+        return {param: float(level) for param, level in levels.items() if level > 0}
+
+    def _read_anchor(self, anchor: Mapping[Tensor, Tensor] | str | Path | None) -> Mapping[Tensor, Tensor]:
+        if anchor is None or anchor == ON_MISSING[1]:
+            return {}
+        if isinstance(anchor, (str, Path)):
+            if not self.names:
+                raise ValueError(f'anchor={str(anchor)!r} is a file: give names=, parameter to its name in the file')
+            found = anchors_from_file(anchor, [(name, p) for p, name in self.names.items() if p in self.levels])
+            absent = found.missing + list(found.mismatched)
+            if absent:
+                raise ValueError(
+                    f'anchor={str(anchor)!r} lacks {len(absent)} of {len(self.levels)} parameters, or has them in another '
+                    f'shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
+                )
+            return found.anchors
+        for param, value in anchor.items():
+            if value.shape != param.shape:
+                name = self.names.get(param, 'a parameter')
+                raise ValueError(f'anchor: {name} has shape {tuple(param.shape)}, its anchor {tuple(value.shape)}')
+        return anchor
+
+    def capture(self) -> None:
+        """Take theta_0 now and not at the first step; of parameters that can be trained and have none yet.
+
+        Raises:
+            MissingAnchorError: If parameters have been trained already and have no theta_0.
+        """
+        if self._store is not None and self._store.take():
+            self._batches = None
+
+    def anchor(self, param: Tensor) -> Tensor | None:
+        """theta_0 of ``param``, the tensor itself: do not modify it. None if it is not (yet) kept."""
+        return self._store[param] if self._store is not None and param in self._store else None
+
+    def detach(self) -> None:
+        """Undo everything: the optimizer is as if there had been no Rollback, theta_0 is freed."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._store is not None:
+            self._store.clear()
+            _attached.pop(self.optimizer, None)
+        self._store = None
+        self._batches = None
+
+    def _before_step(self, *_: Any) -> None:
+        self.capture()
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        if self._store is None:
+            return
+        self._store.commit()
+        groups = self.optimizer.param_groups
+        ratios = [_ratio(group) for group in groups]
+        found_inf = getattr(self.optimizer, 'found_inf', None)
+        # On the CPU reading it costs nothing; elsewhere the device must decide, or the host would wait.
+        if found_inf is not None and found_inf.device.type == 'cpu':
+            if found_inf.item():
+                return
+            found_inf = None
+        self.num_rolled_back = 0
+        for batch in self._plan():
+            self._roll_back(batch, ratios, found_inf)
+            self.num_rolled_back += len(batch.params)
+        self.num_steps += 1
+
+    def _roll_back(self, batch: _Batch, ratios: Sequence['float | Tensor'], found_inf: Tensor | None) -> None:
+        params, anchors = batch.params, batch.anchors
+        rates = [ratios[g] for g in batch.groups]
+        if any(isinstance(rate, Tensor) for rate in rates):
+            scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
+            strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
+            kernels.single_tensor(params, anchors, strengths)
+            return
+        weights = [min(r * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]  # type: ignore[operator]
+        if min(weights) <= 0.0:
+            # A pull of strength 0 must not even turn -0.0 into 0.0.
+            keep = [j for j, weight in enumerate(weights) if weight > 0.0]
+            params, anchors, weights = ([seq[j] for j in keep] for seq in (params, anchors, weights))
+            if not params:
+                return
+        if found_inf is not None:
+            kernels.masked(params, anchors, weights, found_inf.to(params[0].device, non_blocking=True))
+        elif self.form == 'single_tensor':
+            kernels.single_tensor(params, anchors, weights)
+        else:
+            kernels.foreach(params, anchors, weights)
+
+    def _plan(self) -> list[_Batch]:
+        """The tensors with a gradient in this step, by device and dtype; built anew only when they change."""
+        active = tuple(p.grad is not None for p in self.levels)
+        if self._batches is not None and active == self._active:
+            return self._batches
+        batches: dict[Hashable, _Batch] = {}
+        for g, group in enumerate(self.optimizer.param_groups):
+            for param in group['params']:
+                if param not in self.levels or param.grad is None or self._store is None or param not in self._store:
+                    continue
+                if param.grad.is_sparse:
+                    name = self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
+                    raise ValueError(f'{name} has a sparse gradient, which rollback does not take: use sparse=False')
+                batch = batches.setdefault((param.device, param.dtype), _Batch())
+                batch.params.append(param)
+                batch.anchors.append(self._store[param])
+                batch.levels.append(self.levels[param])
+                batch.groups.append(g)
+        self._active = active
+        self._batches = list(batches.values())
+        return self._batches
+
+    @torch.no_grad()
+    def discrepancy(self, parts: Mapping[K, Sequence[Tensor]]) -> dict[K, float]:
+        """Relative discrepancy ||theta - theta_0|| / ||theta_0|| of each part, with one wait for the device in all.
+
+        Args:
+            parts: Any key to its parameters; those without theta_0 are left out.
+
+        Returns:
+            Key to discrepancy, dimensionless; parts without any theta_0 are left out. 0 / 0 is 0.
+        """
+        keys, sums = [], []
+        for key, params in parts.items():
+            kept = [p for p in params if self._store is not None and p in self._store and p.numel()]
+            if not kept or self._store is None:
+                continue
+            keys.append(key)
+            sums.append(torch.stack([_squares(p, self._store[p]).to(kept[0].device) for p in kept]).sum(0))
+        if not sums:
+            return {}
+        values = torch.stack([s.to(sums[0].device) for s in sums]).sqrt().tolist()
+        return {key: d / t if t else (float('inf') if d else 0.0) for key, (d, t) in zip(keys, values, strict=True)}
+
+
+def _nobody() -> None:
+    return None
+
+
+def _squares(param: Tensor, anchor: Tensor) -> Tensor:
+    """(||theta - theta_0||^2, ||theta_0||^2), in float32 at least."""
+    dtype = torch.promote_types(param.dtype, torch.float32)
+    anchor = anchor.to(dtype)
+    both = torch.stack([torch.linalg.vector_norm(param.to(dtype) - anchor), torch.linalg.vector_norm(anchor)])
+    return both.double().square() if both.device.type != 'mps' else both.square()
+
+
+def _ratio(group: dict[str, Any]) -> float | Tensor:
+    """lr / initial_lr of a group; a tensor only where lr is one on a device. A group at lr 0 has ratio 0, not 0/0."""
+    lr = group.get('lr')
+    if lr is None:
+        return 1.0
+    if isinstance(lr, Tensor) and lr.device.type == 'cpu':
+        lr = lr.item()
+    initial = group.get('initial_lr')
+    if initial is None:
+        initial = group.get(INITIAL_LR_KEY, 0.0)
+        if not isinstance(lr, Tensor) and not initial and lr > 0:
+            initial = group[INITIAL_LR_KEY] = lr
+        elif isinstance(lr, Tensor) and not isinstance(initial, Tensor):
+            initial = group[INITIAL_LR_KEY] = lr.clone()
+    if isinstance(lr, Tensor):
+        return lr / initial
+    initial = float(initial)
+    return lr / initial if initial > 0 else 0.0
