@@ -6,6 +6,7 @@ dtype and device, and the strengths a in [0, 1]. ``single_tensor`` says what is 
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def single_tensor(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: 
         param.lerp_(anchor, weight.to(param.dtype) if isinstance(weight, Tensor) else weight)
 
 
-def foreach(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: Sequence[float]) -> None:
+def foreach(params: list[Tensor], anchors: list[Tensor], weights: list[float]) -> None:
     """A number of kernels that does not grow with the number of tensors.
 
     One call for all tensors where torch takes a list of weights; else one call for each distinct weight.
@@ -31,7 +32,7 @@ def foreach(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: Sequen
         torch._foreach_lerp_(some_params, some_anchors, weight)
 
 
-def masked(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: Sequence[float], found_inf: Tensor) -> None:
+def masked(params: list[Tensor], anchors: list[Tensor], weights: list[float], found_inf: Tensor) -> None:
     """Nothing where ``found_inf`` is 1, else the rollback, decided on the device: the host never waits.
 
     A step of torch's fused SGD on the "gradient" theta - theta_0, which weight decay 1 builds in the same pass, is
@@ -90,9 +91,10 @@ def _fused_sgd_takes_found_inf(device_type: str) -> bool:
     if not hasattr(torch, '_fused_sgd_'):
         return False
     param, anchor, no = (torch.full((1,), v, device=device_type) for v in (1.0, 2.0, 0.0))
-    hyper = {'momentum': 0.0, 'lr': 0.25, 'dampening': 0.0, 'nesterov': False, 'maximize': True, 'is_first_step': False}
+    hyper: dict[str, Any] = {'weight_decay': 1.0, 'momentum': 0.0, 'lr': 0.25, 'dampening': 0.0}
+    hyper.update(nesterov=False, maximize=True, is_first_step=False)
     try:
-        torch._fused_sgd_([param], [anchor], [], weight_decay=1.0, grad_scale=None, found_inf=no, **hyper)
+        torch._fused_sgd_([param], [anchor], [], **hyper, grad_scale=None, found_inf=no)
     except (RuntimeError, TypeError, NotImplementedError):
         return False
     return bool(param.item() == 1.25)

@@ -64,7 +64,7 @@ def layerwise_penalty(i: int, n: int, max_level: float, min_level: float = 0.0, 
     _check_penalty(max_level, min_level, power)
     if n < 0 or not 0 <= i <= n:
         raise ValueError(
-            f'layer index i={i} is not in 0..n with n={n}: count layers from the stem, 0, to the deepest, n'
+            f'layer index i={i} is not in 0..n with n={n}: count from the stem, 0, to the deepest layer, n'
         )
     if n == 0:
         return float(max_level)
@@ -101,7 +101,5 @@ def layerwise_levels(
     _check_penalty(max_level, min_level, power)
     levels = {p: layerwise_penalty(index[k], n, max_level, min_level, power) for k, p in named_parameters if k in index}
     if not levels:
-        raise ValueError(
-            'no parameter has a layer index: the names of named_parameters and of index have none in common'
-        )
+        raise ValueError('no parameter has a layer index: named_parameters and index have no name in common')
     return levels

@@ -49,8 +49,8 @@ class Rollback:
             initial learning rate takes back. Parameters that are not named, or have level 0, cost nothing.
         anchor: theta_0. None takes the values that the parameters have just before the first step; 'current' does so
             even where the optimizer has trained them already; a mapping gives it for some or all parameters (not copied
-            where dtype and device fit: do not modify); a path is a checkpoint file to read it from, by ``names``. What a loaded optimizer state brings goes before all of
-            these. Defaults to None.
+            where dtype and device fit: do not modify); a path is a checkpoint file to read it from, by ``names``. What
+            a loaded optimizer state brings goes before all of these. Defaults to None.
         names: Parameter to name, for messages and for reading a file. Defaults to None.
         form: 'foreach', or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
 
@@ -96,9 +96,7 @@ class Rollback:
         if not self.levels:
             return
         if _attached.get(optimizer, _nobody)() is not None:
-            raise ValueError(
-                'this optimizer has a Rollback already: detach() that one first, or give all levels to one'
-            )
+            raise ValueError('this optimizer has a Rollback already: detach() that first, or give all levels to one')
         _attached[optimizer] = weakref.ref(self)
         on_missing = 'current' if anchor == 'current' else 'error'
         self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing)
@@ -126,8 +124,8 @@ class Rollback:
             absent = found.missing + list(found.mismatched)
             if absent:
                 raise ValueError(
-                    f'anchor={str(anchor)!r} lacks {len(absent)} of {len(self.levels)} parameters, or has them in another '
-                    f'shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
+                    f'anchor={str(anchor)!r} lacks {len(absent)} of {len(self.levels)} parameters, or has them in '
+                    f'another shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
                 )
             return found.anchors
         for param, value in anchor.items():
@@ -182,7 +180,7 @@ class Rollback:
             self.num_rolled_back += len(batch.params)
         self.num_steps += 1
 
-    def _roll_back(self, batch: _Batch, ratios: Sequence['float | Tensor'], found_inf: Tensor | None) -> None:
+    def _roll_back(self, batch: _Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None) -> None:
         params, anchors = batch.params, batch.anchors
         rates = [ratios[g] for g in batch.groups]
         if any(isinstance(rate, Tensor) for rate in rates):
@@ -190,11 +188,11 @@ class Rollback:
             strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
             kernels.single_tensor(params, anchors, strengths)
             return
-        weights = [min(r * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]  # type: ignore[operator]
+        weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
         if min(weights) <= 0.0:
             # A pull of strength 0 must not even turn -0.0 into 0.0.
             keep = [j for j, weight in enumerate(weights) if weight > 0.0]
-            params, anchors, weights = ([seq[j] for j in keep] for seq in (params, anchors, weights))
+            params, anchors, weights = [params[j] for j in keep], [anchors[j] for j in keep], [weights[j] for j in keep]
             if not params:
                 return
         if found_inf is not None:

@@ -1,4 +1,4 @@
-"""For every optimizer of torch.optim that takes dense gradients: the distance to theta_0 is (1 - a) times the base's."""
+"""For every optimizer of torch.optim that takes dense gradients: the distance to theta_0 is 1 - a of the base's."""
 
 import inspect
 
@@ -13,9 +13,8 @@ A = 0.125
 
 def _optimizers():
     for name, cls in vars(torch.optim).items():
-        if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer:
-            if name not in TAKES_SPARSE_ONLY:
-                yield name, cls
+        if inspect.isclass(cls) and torch.optim.Optimizer in cls.__mro__[1:] and name not in TAKES_SPARSE_ONLY:
+            yield name, cls
 
 
 OPTIMIZERS = dict(_optimizers())

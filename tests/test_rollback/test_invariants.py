@@ -43,7 +43,8 @@ def test_level_0_is_the_base_optimizer_and_costs_nothing(shapes, dtype, name):
     train(base_optimizer, base)
     train(optimizer, ours)
     assert all(torch.equal(p, q) for p, q in zip(base, ours, strict=True))
-    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
     for p, q in zip(base, ours, strict=True):
         assert base_optimizer.state[p].keys() == optimizer.state[q].keys()
     assert rollback.num_steps == 0

@@ -1,5 +1,6 @@
 """lambda_i against the paper's equation and its limits."""
 
+import itertools
 import math
 
 import pytest
@@ -37,7 +38,7 @@ def test_falls_with_depth_between_its_bounds(n, levels, power):
     assert values[0] == high
     assert n == 0 or values[-1] == low
     assert all(low <= v <= high for v in values)
-    assert all(b <= a + 1e-15 for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a + 1e-15 for a, b in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_gradient_accumulation_counts_optimizer_steps(name):
 
 
 def test_the_printed_algorithms_differ_from_torch_where_documented():
-    """What docs/method.md says of torch: eps outside the root, an undamped first step, undamped SGD ten times larger."""
+    """What docs/method.md says of torch: eps outside the root, and undamped SGD ten times larger."""
     theta, g = torch.ones(3, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
     printed, torchs = AdamOLORReference(theta, eps=1e-2), AdamOLORReference(theta, eps=1e-2, eps_in_sqrt=False)
     assert not torch.allclose(printed.step(g, 0.1, 0.1), torchs.step(g, 0.1, 0.1))
