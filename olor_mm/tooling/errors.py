@@ -1,0 +1,92 @@
+"""What the user can mend is said in a few lines; everything else keeps its traceback."""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from urllib.error import URLError
+
+__all__ = ['InputError', 'explain', 'run_command', 'speaks']
+
+EXIT_INPUT_ERROR = 2
+EXIT_INTERRUPTED = 130
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class InputError(Exception):
+    """A mistake in what the user gave: it is shown without a traceback and ends the command with exit code 2.
+
+    Args:
+        summary: What is wrong, in one line.
+        details: Further lines: what was looked for, what is expected, which option sets it.
+    """
+
+    def __init__(self, summary: str, *details: str) -> None:
+        super().__init__('\n  '.join([summary, *details]))
+
+
+def speaks() -> bool:
+    """Whether this process prints for its machine: rank 0 of it, so that one mistake is reported once.
+
+    Every machine speaks for itself, because a file can be missing on the second one alone.
+    """
+    return int(os.environ.get('LOCAL_RANK') or os.environ.get('SLURM_LOCALID') or 0) == 0
+
+
+def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run a command line tool and turn the user's mistakes into an exit code and a short text on stderr.
+
+    Args:
+        command: Takes the arguments that follow the tool's name.
+        argv: Those arguments. Defaults to None: the arguments of this process.
+
+    Returns:
+        0; 2 after a mistake in the input; 130 after Ctrl-C. Any other exception is passed on.
+    """
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt as interrupt:
+        _print(str(interrupt) or 'interrupted')
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        _print(f'error: {explained}')
+        return EXIT_INPUT_ERROR
+    return 0
+
+
+def explain(error: BaseException) -> InputError | None:
+    """The user's mistake behind an exception, or None where it may as well be a bug."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, ValueError) and _raised_by_olor_mm(error.__traceback__):
+        return InputError(str(error))
+    if isinstance(error, URLError):
+        return InputError(
+            f'a download failed: {error}',
+            'without a network, give the pre-trained weights as a file: --pretrained FILE',
+        )
+    return None
+
+
+def _raised_by_olor_mm(traceback: TracebackType | None) -> bool:
+    """Whether the innermost frame is a ``raise`` statement of this package: its way to refuse a setting."""
+    if traceback is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    operation = dis.opname[code.co_code[traceback.tb_lasti]]
+    return operation == 'RAISE_VARARGS' and _PACKAGE in Path(code.co_filename).resolve().parents
+
+
+def _print(text: str) -> None:
+    if speaks():
+        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,114 @@
+"""The options that only a test has: drawing, test-time augmentation, dumping predictions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from .errors import InputError
+
+__all__ = ['apply_checkpoint', 'apply_dump', 'apply_show', 'apply_tta']
+
+
+def apply_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """Load the checkpoint to be tested.
+
+    Raises:
+        InputError: If it is missing.
+    """
+    if '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise InputError('the checkpoint to test is missing', f'looked for: {Path(checkpoint).absolute()}')
+    cfg.load_from = checkpoint
+    cfg.resume = False
+
+
+def apply_show(cfg: Config, args: argparse.Namespace) -> None:
+    """Draw predictions, through the visualization hook of the config's toolbox.
+
+    Raises:
+        InputError: If the config has no such hook.
+    """
+    if not args.show and not args.show_dir:
+        return
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise InputError(
+            '--show and --show-dir need the visualization hook, which this config leaves out',
+            "set it in the config: default_hooks = dict(visualization=dict(type='<toolbox>VisualizationHook'))",
+        )
+    scope = cfg.get('default_scope')
+    hook['enable' if scope == 'mmpretrain' else 'draw'] = True
+    hook.update(show=args.show, interval=args.interval, wait_time=args.wait_time)
+    if args.show_dir and scope == 'mmseg':
+        cfg.visualizer['save_dir'] = args.show_dir
+    elif args.show_dir:
+        hook['out_dir' if scope == 'mmpretrain' else 'test_out_dir'] = args.show_dir
+
+
+def apply_tta(cfg: Config) -> None:
+    """Wrap the model and replace the test pipeline for test-time augmentation.
+
+    The config's ``tta_model`` and ``tta_pipeline`` are used; for mmdet and mmpretrain, whose own tools do so too,
+    horizontal flips where it has none.
+
+    Raises:
+        InputError: If there is nothing to use, or if masks were to be merged: mmdet merges boxes only.
+    """
+    scope = cfg.get('default_scope')
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        if scope not in ('mmdet', 'mmpretrain'):
+            raise InputError('--tta needs tta_model and tta_pipeline, which this config leaves out')
+        cfg.setdefault('tta_model', _default_tta_model(scope))
+        cfg.setdefault('tta_pipeline', _flip_pipeline(cfg, scope))
+    if scope == 'mmdet' and any('segm' in str(item.get('metric')) for item in _evaluators(cfg)):
+        raise InputError(
+            "--tta cannot test masks: mmdet's augmented model merges boxes only",
+            'test the boxes alone: --cfg-options test_evaluator.metric=bbox',
+        )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    _innermost(cfg.test_dataloader.dataset)['pipeline'] = cfg.tta_pipeline
+
+
+def apply_dump(cfg: Config, file: str) -> None:
+    """Dump predictions to a pickle file besides evaluating them.
+
+    Raises:
+        InputError: If the name is not that of a pickle file.
+    """
+    if not file.endswith(('.pkl', '.pickle')):
+        raise InputError(f'--out writes predictions as pickle, but got {file!r}', 'give a name ending in .pkl')
+    kind = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    cfg.test_evaluator = [*_evaluators(cfg), dict(type=kind, out_file_path=file)]
+
+
+def _evaluators(cfg: Config) -> list[Mapping[str, Any]]:
+    given = cfg.get('test_evaluator') or []
+    return [given] if isinstance(given, Mapping) else list(given)
+
+
+def _default_tta_model(scope: str) -> dict[str, Any]:
+    if scope == 'mmpretrain':
+        return dict(type='AverageClsScoreTTA')
+    return dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+
+
+def _flip_pipeline(cfg: Config, scope: str) -> list[dict[str, Any]]:
+    pipeline = deepcopy(_innermost(cfg.test_dataloader.dataset)['pipeline'])
+    pack = dict(pipeline[-1])
+    if scope == 'mmdet':
+        # Merging needs to know which way an image was flipped.
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        pack = dict(type='PackDetInputs', meta_keys=keys)
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def _innermost(dataset: Any) -> Any:
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset

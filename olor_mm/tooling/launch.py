@@ -1,0 +1,151 @@
+"""tools/train.py and tools/test.py, from the command line to the end of the run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# Registers the rollback and the loader that keeps torch.load's weights_only on.
+from .. import engine as _engine  # noqa: F401
+from . import evaluation, settings
+from .data_checks import check_data
+from .data_root import move_data_root
+from .distributed import prepare_launch, require_accelerator
+from .errors import InputError
+from .options import test_parser, train_parser
+from .pretrained import replace_pretrained
+from .weights import check_weights
+
+__all__ = ['test', 'train']
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train as ``tools/train.py`` does.
+
+    Args:
+        argv: The arguments after the tool's name.
+
+    Raises:
+        InputError: If something in the config, the data or the weights is the user's to mend.
+        KeyboardInterrupt: On Ctrl-C, with a text that says how to go on.
+    """
+    args = train_parser().parse_args(argv)
+    cfg, notes = _configure(args)
+    if args.amp:
+        settings.apply_amp(cfg)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.auto_scale_lr:
+        settings.apply_auto_scale_lr(cfg)
+    if args.resume:
+        notes += settings.apply_resume(cfg, args.resume)
+    if args.pretrained:
+        notes += replace_pretrained(cfg, args.pretrained)
+    _check(cfg, 'train', 'val')
+    runner = _build_runner(cfg, notes)
+    try:
+        runner.train()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_resume(cfg, argv)) from None
+
+
+def test(argv: Sequence[str]) -> None:
+    """Test as ``tools/test.py`` does.
+
+    Args:
+        argv: The arguments after the tool's name.
+
+    Raises:
+        InputError: If something in the config, the data or the checkpoint is the user's to mend.
+    """
+    args = test_parser().parse_args(argv)
+    cfg, notes = _configure(args)
+    evaluation.apply_checkpoint(cfg, args.checkpoint)
+    _forget_pretrained(cfg)
+    evaluation.apply_show(cfg, args)
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.out and args.out_item == 'pred':
+        evaluation.apply_dump(cfg, args.out)
+    if args.tta:
+        evaluation.apply_tta(cfg)
+    cfg.optim_wrapper = cfg.train_dataloader = cfg.train_cfg = cfg.param_scheduler = None
+    _check(cfg, 'test')
+    metrics = _build_runner(cfg, notes).test()
+    if args.out and args.out_item == 'metrics' and int(os.environ.get('RANK', 0)) == 0:
+        mmengine.dump(metrics, args.out)
+
+
+def _configure(args: argparse.Namespace) -> tuple[Config, list[str]]:
+    """What training and testing have in common before their own options."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = settings.load_config(args)
+    settings.register_scope(cfg)
+    settings.apply_loaders(cfg, args)
+    return cfg, move_data_root(cfg, str(Path(args.data_root).expanduser())) if args.data_root else []
+
+
+def _check(cfg: Config, *splits: str) -> None:
+    """Everything that can be said before a model is built."""
+    require_accelerator(cfg)
+    check_data(cfg, *splits)
+    check_weights(cfg)
+    try:
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.work_dir):
+            pass
+    except OSError as error:
+        raise InputError(
+            f'the work dir cannot be written to: {error.strerror or error}',
+            f'looked for: {Path(cfg.work_dir).absolute()}',
+            'set it with: --work-dir DIR',
+        ) from error
+
+
+def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:
+    notes = [*notes, *prepare_launch(cfg)]
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for note in notes:
+        runner.logger.info(note)
+    return runner
+
+
+def _forget_pretrained(cfg: Config) -> None:
+    """A test gets all of its weights from the checkpoint; it must not need those that training started from."""
+    for node in _mappings(cfg.get('model')):
+        if node.get('init_cfg') is not None:
+            node['init_cfg'] = None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None
+
+
+def _mappings(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return [node] + [found for key in node for found in _mappings(node[key])]
+    if isinstance(node, (list, tuple)):
+        return [found for item in node for found in _mappings(item)]
+    return []
+
+
+def _how_to_resume(cfg: Config, argv: Sequence[str]) -> str:
+    try:
+        latest = settings.latest_checkpoint(cfg.work_dir)
+    except InputError:
+        latest = None
+    if latest is None:
+        return f'interrupted before the first checkpoint: nothing in {cfg.work_dir} to resume from'
+    again = [argument for argument in argv if not argument.startswith(('--local_rank', '--local-rank'))]
+    tail = [] if '--resume' in again else ['--resume']
+    command = shlex.join([Path(sys.executable).name, sys.argv[0], *again, *tail])
+    return f'interrupted; the last checkpoint is {latest}\nto resume, give the same command with --resume:\n  {command}'

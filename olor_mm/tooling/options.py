@@ -1,0 +1,99 @@
+"""The command lines of tools/train.py and tools/test.py: what each option is called and how it is read."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mmengine.config import DictAction
+
+__all__ = ['test_parser', 'train_parser']
+
+
+class _CfgOptions(DictAction):
+    """``key=value`` pairs; a pair without ``=`` is a usage error instead of a traceback."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for pair in values:
+            if not pair.partition('=')[0] or '=' not in pair:
+                parser.error(f'--cfg-options takes key=value pairs, but got {pair!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """The parser of tools/train.py."""
+    parser = argparse.ArgumentParser(
+        prog='train.py',
+        description='Train a model of mmdet, mmseg or mmpretrain, with OLOR or without.',
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default: work_dirs/<name of the config>')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a value (or with "auto"): from the latest one in the work dir, '
+        'and from the beginning if there is none',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')
+    parser.add_argument('--no-validate', action='store_true', help='do not validate during training')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate from auto_scale_lr.base_batch_size to the actual batch size',
+    )
+    parser.add_argument('--pretrained', metavar='FILE', help="checkpoint that replaces the backbone's pre-trained one")
+    _add_common(parser)
+    parser.add_argument('--no-persistent-workers', action='store_true', help='start new data workers every epoch')
+    return parser
+
+
+def test_parser() -> argparse.ArgumentParser:
+    """The parser of tools/test.py."""
+    parser = argparse.ArgumentParser(
+        prog='test.py', description='Test a model of mmdet, mmseg or mmpretrain from its config and a checkpoint.'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for the metrics; default: work_dirs/<name of the config>')
+    parser.add_argument('--out', metavar='FILE', help='file for the predictions (.pkl), or the metrics')
+    parser.add_argument(
+        '--out-item', choices=['pred', 'metrics'], default='pred', help='what --out receives; default: pred'
+    )
+    parser.add_argument('--amp', action='store_true', help='test in mixed precision (needs an accelerator)')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='folder for images with the predictions drawn')
+    parser.add_argument('--wait-time', type=float, default=2, help='how long --show shows an image, s; default: 2')
+    parser.add_argument('--interval', type=int, default=1, help='draw every n-th image; default: 1')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    _add_common(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--data-root',
+        metavar='DIR',
+        help="folder that takes the place of the config's data root in every data set and evaluator",
+    )
+    parser.add_argument('--no-pin-memory', action='store_true', help='do not pin the memory of batches')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_CfgOptions,
+        metavar='KEY=VALUE',
+        help='settings that override the config, such as optim_wrapper.rollback.max_level=0.01; '
+        'lists as key="[a,b]" or key=a,b, without spaces',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher; default: none'
+    )
+    # Both spellings: torch changed the one that its launcher passes with version 2.0.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

@@ -1,0 +1,80 @@
+"""torchrun for the shell scripts: ``python -m olor_mm.tooling.torchrun GPUS SCRIPT [ARGUMENTS]``.
+
+It is ``python -m torch.distributed.run`` with what the toolboxes' scripts read from the environment (NNODES,
+NODE_RANK, MASTER_ADDR, PORT), with a free port where none is given, and without torchrun's own traceback where a rank
+has already said in a few lines what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from .errors import EXIT_INPUT_ERROR, EXIT_INTERRUPTED
+
+__all__ = ['launcher_arguments', 'main']
+
+
+def launcher_arguments(processes: str, environ: Mapping[str, str]) -> list[str]:
+    """torchrun's arguments for this machine.
+
+    Args:
+        processes: Processes to start here, one per GPU.
+        environ: NNODES (default 1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500, or any free port where one
+            machine is all there is).
+
+    Raises:
+        ValueError: If the number of processes is not a positive integer.
+    """
+    if not processes.isdigit() or int(processes) < 1:
+        raise ValueError(f'the number of GPUs (processes) must be a positive integer, but got {processes!r}')
+    nodes = environ.get('NNODES', '1')
+    port = environ.get('PORT') or ('29500' if nodes != '1' else str(_free_port()))
+    return [
+        f'--nnodes={nodes}',
+        f'--node_rank={environ.get("NODE_RANK", "0")}',
+        f'--master_addr={environ.get("MASTER_ADDR", "127.0.0.1")}',
+        f'--master_port={port}',
+        f'--nproc_per_node={processes}',
+    ]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Start the processes and wait for them.
+
+    Returns:
+        0; 2 if a rank refused its input; 130 after Ctrl-C. Other failures raise torchrun's own error.
+    """
+    try:
+        arguments = launcher_arguments(argv[0] if argv else '', os.environ)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return EXIT_INPUT_ERROR
+    try:
+        torchrun([*arguments, *argv[1:]])
+    except ChildFailedError as error:
+        if error.get_first_failure()[1].exitcode not in (EXIT_INPUT_ERROR, EXIT_INTERRUPTED):
+            raise
+        return int(error.get_first_failure()[1].exitcode)
+    except (KeyboardInterrupt, SignalException) as error:
+        if getattr(error, 'sigval', signal.SIGINT) != signal.SIGINT:
+            raise
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""The checkpoints that a run reads: which there are, whether they can be had, and what is in one."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.runner import CheckpointLoader
+
+from .errors import InputError
+
+__all__ = ['Shapes', 'check_weights', 'is_pretrained', 'shapes_in_file', 'weight_files']
+
+Shapes = dict[str, tuple[int, ...]]
+
+_TIMEOUT = 20  # seconds until a host counts as out of reach
+
+
+def weight_files(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every checkpoint that a run reads before training, as (key of the config, file or address)."""
+    if cfg.get('load_from'):
+        yield 'load_from', cfg['load_from']
+    yield from _walk_weights(cfg.get('model'), 'model')
+
+
+def check_weights(cfg: Mapping[str, Any]) -> None:
+    """See that every checkpoint a run reads is there: on the disk, downloaded before, or within reach.
+
+    Only rank 0 asks the network.
+
+    Raises:
+        InputError: If a file is missing or a download is not possible.
+    """
+    for where, address in weight_files(cfg):
+        option = 'set it with: --pretrained FILE' if where != 'load_from' else 'set it with: --cfg-options'
+        option += f' {"" if where == "load_from" else "or --cfg-options "}{where}=FILE'
+        if '://' not in address:
+            path = Path(address).expanduser()
+            if not path.is_file():
+                raise InputError(f'the weights of {where} are missing', f'looked for: {path.absolute()}', option)
+        elif address.startswith(('http://', 'https://')) and int(os.environ.get('RANK', 0)) == 0:
+            _check_download(where, address, option)
+
+
+def _check_download(where: str, url: str, option: str) -> None:
+    cached = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    if cached.is_file():
+        return
+    try:
+        urllib.request.urlopen(url, timeout=_TIMEOUT).close()
+    except (urllib.error.URLError, OSError) as error:
+        raise InputError(
+            f'the pre-trained weights of {where} cannot be downloaded: {getattr(error, "reason", None) or error}',
+            f'from: {url}',
+            f'nor are they here from an earlier download: {cached}',
+            'fetch the file on a machine with a network, then either put it there or',
+            option,
+        ) from error
+
+
+def _walk_weights(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        if is_pretrained(node) and isinstance(node.get('checkpoint'), str):
+            yield f'{where}.checkpoint', node['checkpoint']
+        for key in node:
+            if key == 'pretrained' and isinstance(node[key], str):
+                yield f'{where}.pretrained', node[key]
+            yield from _walk_weights(node[key], f'{where}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            yield from _walk_weights(item, f'{where}.{index}')
+
+
+def is_pretrained(node: Mapping[str, Any]) -> bool:
+    """Whether a part of ``init_cfg`` loads a checkpoint."""
+    kind = node.get('type')
+    return kind == 'Pretrained' or getattr(kind, '__name__', '') == 'PretrainedInit'
+
+
+def shapes_in_file(file: str) -> Shapes:
+    """Names and shapes of the tensors that MMEngine would take from the file of ``--pretrained``.
+
+    Raises:
+        InputError: If the file is missing or is no checkpoint.
+    """
+    if '://' not in file and not Path(file).expanduser().is_file():
+        raise InputError(
+            'the file of --pretrained is missing',
+            f'looked for: {Path(file).expanduser().absolute()}',
+        )
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+    except (UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split('\n')[0]
+        raise InputError(f'--pretrained {file} cannot be read as a checkpoint', reason) from error
+    if isinstance(checkpoint, Mapping):
+        checkpoint = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(checkpoint, Mapping):
+        raise InputError(f'--pretrained {file} holds a {type(checkpoint).__name__}, not weights by name')
+    return {name: tuple(value.shape) for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}

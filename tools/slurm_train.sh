@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Train through Slurm:
+#   slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [OPTIONS OF train.py]
+# Environment: GPUS (8), GPUS_PER_NODE (8, or GPUS if that is less), CPUS_PER_TASK (5), SRUN_ARGS, PYTHON.
+set -euo pipefail
+
+if [ $# -lt 4 ]; then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [OPTIONS OF train.py]" >&2
+    exit 2
+fi
+here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+partition="$1"
+job_name="$2"
+config="$3"
+work_dir="$4"
+shift 4
+gpus="${GPUS:-8}"
+gpus_per_node="${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}"
+# SRUN_ARGS is a list of options in one variable: it has to be split into words.
+read -r -a srun_args <<<"${SRUN_ARGS:-}"
+
+export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
+exec srun -p "$partition" \
+    --job-name="$job_name" \
+    --gres=gpu:"$gpus_per_node" \
+    --ntasks="$gpus" \
+    --ntasks-per-node="$gpus_per_node" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 \
+    ${srun_args[@]+"${srun_args[@]}"} \
+    "${PYTHON:-python}" -u "$here/train.py" "$config" --work-dir="$work_dir" --launcher=slurm "$@"

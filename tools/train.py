@@ -1,0 +1,14 @@
+"""Train a model of mmdet, mmseg or mmpretrain: ``python tools/train.py CONFIG``; ``--help`` lists options."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec('olor_mm') is None:
+    # A checkout that was not installed.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from olor_mm.tooling import run_command, train
+
+if __name__ == '__main__':
+    sys.exit(run_command(train))
