@@ -1,0 +1,37 @@
+"""Weight rollback inside MMEngine. Importing it registers the parts and the safe loader of local checkpoints."""
+
+from mmengine.registry import HOOKS as _MMENGINE_HOOKS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _MMENGINE_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as _MMENGINE_WRAPPERS
+
+from .constructor import OLOROptimWrapperConstructor
+from .hooks import ResumableRandomnessHook
+from .loading import UnsafeCheckpointError, load_from_local, register_safe_loader
+from .session import RollbackSession
+from .settings import RollbackSettings
+from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
+
+__all__ = [
+    'AmpOLOROptimWrapper',
+    'ApexOLOROptimWrapper',
+    'OLOROptimWrapper',
+    'OLOROptimWrapperConstructor',
+    'ResumableRandomnessHook',
+    'RollbackSession',
+    'RollbackSettings',
+    'UnsafeCheckpointError',
+    'load_from_local',
+    'register_safe_loader',
+]
+
+# The bare names, for configs with custom_imports=dict(imports=['olor_mm']): a lookup without a scope does not descend
+# into child registries.
+for _registry, _parts in (
+    (_MMENGINE_WRAPPERS, (OLOROptimWrapper, AmpOLOROptimWrapper, ApexOLOROptimWrapper)),
+    (_MMENGINE_CONSTRUCTORS, (OLOROptimWrapperConstructor,)),
+    (_MMENGINE_HOOKS, (ResumableRandomnessHook,)),
+):
+    for _part in _parts:
+        _registry.register_module(module=_part, force=True)
+
+register_safe_loader()

@@ -149,8 +149,11 @@ class AnchorStore:
     def __contains__(self, param: Tensor) -> bool:
         return param in self._known or param in self._pending
 
-    def take(self) -> bool:
+    def take(self, again: bool = False) -> bool:
         """Make sure that every parameter that can be trained now has its theta_0; before a step of the optimizer.
+
+        Args:
+            again: Take anew what was taken and has not been used yet. Defaults to False.
 
         Returns:
             Whether anything changed.
@@ -159,6 +162,9 @@ class AnchorStore:
             MissingAnchorError: If one has been trained, has none, and ``on_missing`` is 'error'.
         """
         loaded = self.optimizer.state is not self._state
+        if again:
+            self._pending.clear()
+            self._wanted = list(self._params)
         if loaded:
             # load_state_dict puts a new dict in place of the old one: what it brought counts now.
             self._state = self.optimizer.state

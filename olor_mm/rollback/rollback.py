@@ -134,14 +134,26 @@ class Rollback:
                 raise ValueError(f'anchor: {name} has shape {tuple(param.shape)}, its anchor {tuple(value.shape)}')
         return anchor
 
-    def capture(self) -> None:
+    def capture(self, again: bool = False) -> None:
         """Take theta_0 now and not at the first step; of parameters that can be trained and have none yet.
+
+        Args:
+            again: Also of those whose theta_0 was taken before and that have made no step since. Defaults to False.
 
         Raises:
             MissingAnchorError: If parameters have been trained already and have no theta_0.
         """
-        if self._store is not None and self._store.take():
+        if self._store is not None and self._store.take(again):
             self._batches = None
+
+    def give(self, anchors: Mapping[Tensor, Tensor]) -> None:
+        """Give theta_0 of some parameters, as the option ``anchor`` does; used where none is kept yet.
+
+        Raises:
+            ValueError: If the shape of one is not its parameter's.
+        """
+        if self._store is not None:
+            self._store.given.update(self._read_anchor(anchors))
 
     def anchor(self, param: Tensor) -> Tensor | None:
         """theta_0 of ``param``, the tensor itself: do not modify it. None if it is not (yet) kept."""

@@ -1,0 +1,52 @@
+"""The anchor report: which layers are pulled back, how strongly, and where theta_0 came from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from olor_mm.layers import LayerTable
+
+__all__ = ['format_report', 'table']
+
+
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
+    """A plain text table; numbers to the right, everything else to the left."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[j]) for line in [list(header), *cells]) for j in range(len(header))]
+
+    def number(text: str) -> bool:
+        return text.replace(',', '').replace('.', '').replace('e-', '').replace('e+', '').isdigit()
+
+    def line(row: Sequence[str]) -> str:
+        return '  '.join(c.rjust(w) if number(c) else c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+
+    return '\n'.join(['  '.join(h.ljust(w) for h, w in zip(header, widths, strict=True)).rstrip(), *map(line, cells)])
+
+
+def format_report(
+    layers: LayerTable, names: Mapping[str, Tensor], levels: Mapping[Tensor, float], origin: Sequence[str]
+) -> str:
+    """The report as text.
+
+    Args:
+        layers: Layer indices.
+        names: Canonical name to parameter, of everything that has a layer index.
+        levels: Parameter to lambda.
+        origin: Lines that say where theta_0 came from.
+
+    Returns:
+        Several lines: a row for each layer with its tensors, parameters and level; then ``origin``.
+    """
+    rows = []
+    for i in sorted({layers.index[name] for name in names}):
+        params = [p for name, p in names.items() if layers.index[name] == i]
+        trained = [p for p in params if p.requires_grad and p in levels]
+        level = f'{max(levels[p] for p in trained):.3g}' if trained else 'frozen'
+        rows.append([i, layers.labels.get(i, ''), len(params), f'{sum(p.numel() for p in params):,}', level])
+    how = ', '.join(f'{root or "the model"}: by {way}' for root, way in layers.how.items())
+    rolled = [p for p in names.values() if levels.get(p, 0) > 0 and p.requires_grad]
+    head = (
+        f'Weight rollback (OLOR) of {len(rolled)} tensors, {sum(p.numel() for p in rolled):,} parameters; '
+        f'layer index: {how}'
+    )
+    return '\n'.join([head, table(rows, ['i', 'layer', 'tensors', 'parameters', 'level']), *origin])

@@ -1,0 +1,253 @@
+"""One run's rollback: from the settings and the model to levels, theta_0, the report and the checks."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from olor_mm.layers import LayerTable, assign_layers, canonical_name
+from olor_mm.rollback import ANCHOR_KEY, MissingAnchorError, Rollback
+from olor_mm.rollback.penalty import layerwise_levels
+
+from . import monitor
+from .ledger import LoadLedger
+from .report import format_report
+from .settings import LOADED, RollbackSettings
+from .sources import anchors_of_file, anchors_of_init_cfg
+
+__all__ = ['RollbackSession']
+
+
+class RollbackSession:
+    """Joins an optimizer wrapper to :class:`~olor_mm.rollback.Rollback` over the life of a run.
+
+    Built with the wrapper, while the weights may still be random; started when they are known to be the pre-trained
+    ones, or the resumed ones.
+
+    Args:
+        settings: ``optim_wrapper.rollback``.
+        model: The model, wrapped or not.
+
+    Raises:
+        ValueError: If a root does not exist, holds no parameter, or none that is trained.
+    """
+
+    def __init__(self, settings: RollbackSettings, model: nn.Module) -> None:
+        self.settings = settings
+        self.model = model
+        self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
+        self.ledger = LoadLedger(model)
+        self.layers: LayerTable | None = None if settings.roots == LOADED else self._assign(settings.roots)
+        self.rollback: Rollback | None = None
+        #: Parameter to lambda, 0 included, of everything below the roots that the optimizer trains.
+        self.levels: dict[Tensor, float] = {}
+        self._resumed = False
+        self._saved_names: list[str] | None = None
+        self._started_at: int | None = None
+        self.verified = False
+
+    def _assign(self, roots: Iterable[str]) -> LayerTable:
+        return assign_layers(self.model, tuple(roots), self.settings.index, self.settings.layer_map)
+
+    def _covered(self) -> dict[str, Tensor]:
+        """Canonical name to parameter, of everything that has a layer index."""
+        return {k: p for k, p in self.names.items() if self.layers is not None and k in self.layers.index}
+
+    # ---------------------------------------------------------------- building
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
+        if self.layers is None:
+            return
+        settings, covered = self.settings, self._covered()
+        owned = {p for group in optimizer.param_groups for p in group['params']}
+        trained = {k: p for k, p in covered.items() if p in owned}
+        if not any(p.requires_grad for p in trained.values()):
+            raise ValueError(
+                f'optim_wrapper.rollback.roots={settings.roots!r}: all {len(covered)} parameters there are frozen or '
+                'not given to the optimizer, so there is nothing to pull back; unfreeze them (frozen_stages, '
+                'requires_grad), name other roots, or take the rollback out of the config'
+            )
+        self.levels = layerwise_levels(
+            trained.items(),
+            self.layers.index,
+            self.layers.num_layers,
+            settings.max_level,
+            settings.min_level,
+            settings.power,
+        )
+        names = {p: name for name, p in covered.items()}
+        anchor = 'current' if settings.anchor == 'current' else None
+        self.rollback = Rollback(optimizer, self.levels, anchor=anchor, names=names, form=settings.form)
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Move to another optimizer, which a strategy has put in place of the one that the wrapper was built with.
+
+        Raises:
+            RuntimeError: If it trains other tensors, such as flattened shards.
+        """
+        if self.rollback is None or optimizer is self.rollback.optimizer:
+            return
+        owned = {p for group in optimizer.param_groups for p in group['params']}
+        if not set(self.rollback.levels) <= owned:
+            raise RuntimeError(
+                f'{type(optimizer).__name__} has been put in place of the optimizer that the rollback was built for, '
+                'and it trains other tensors than the parameters of the model: weight rollback does not support this '
+                'strategy; use DistributedDataParallel, or FSDP with use_orig_params=True'
+            )
+        self.rollback.detach()
+        self.attach(optimizer)
+        self._started_at = None
+
+    # ---------------------------------------------------------------- loading and saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved beside the optimizer's state: the names of what is pulled back. theta_0 is in that state."""
+        levels = self.rollback.levels if self.rollback is not None else {}
+        return {'names': sorted(name for name, p in self.names.items() if p in levels)}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Note that the optimizer's state came from a checkpoint; ``state`` is None where that had no rollback."""
+        self._resumed = True
+        self._started_at = None
+        self._saved_names = list(state['names']) if state else None
+
+    # ---------------------------------------------------------------- starting
+
+    def start(self, optimizer: Optimizer, resumed: bool = False) -> None:
+        """Take theta_0 and say so; again if something was loaded since the last time.
+
+        Args:
+            optimizer: The optimizer in use.
+            resumed: Whether the run goes on from a checkpoint. Defaults to False.
+
+        Raises:
+            MissingAnchorError: If the run goes on from a checkpoint that has no theta_0, and ``anchor`` is not set.
+            ValueError: If ``roots='loaded'`` and nothing was loaded, or the file of ``anchor`` does not fit.
+        """
+        self._resumed = self._resumed or resumed
+        if self._started_at == self.ledger.version:
+            return
+        if self.settings.roots == LOADED:
+            self._attach_to_loaded(optimizer)
+        rollback = self.rollback
+        if rollback is None:
+            return
+        held = sum(ANCHOR_KEY in optimizer.state.get(p, ()) for p in rollback.levels)
+        origin = self._origin(held)
+        if not held:
+            rollback.give(self._given(rollback))
+        rollback.capture(again=True)
+        self._started_at = self.ledger.version
+        if self.layers is not None:
+            print_log(format_report(self.layers, self._covered(), self.levels, origin), logger='current')
+        if rollback.levels and self.settings.log:
+            monitor.install(self.measure)
+
+    def _attach_to_loaded(self, optimizer: Optimizer) -> None:
+        loaded = {name for name, p in self.names.items() if p in self.ledger.delivered}
+        if self._resumed:
+            kept = (name for name, p in self.names.items() if ANCHOR_KEY in optimizer.state.get(p, ()))
+            loaded = set(self._saved_names if self._saved_names is not None else kept)
+        if not loaded:
+            raise ValueError(
+                "optim_wrapper.rollback.roots='loaded': no checkpoint delivered any parameter of the model; set "
+                "load_from or an init_cfg of type 'Pretrained', or name the roots, as ('backbone',)"
+            )
+        tops = {name.split('.')[0] for name in loaded}
+        roots = [child for child, _ in self._unwrapped().named_children() if child in tops]
+        layers = self._assign(roots if tops <= set(roots) else ('',))
+        index = {name: i for name, i in layers.index.items() if name in loaded}
+        self.layers = LayerTable(index=index, num_layers=layers.num_layers, labels=layers.labels, how=layers.how)
+        if self.rollback is not None:
+            self.rollback.detach()
+        self.attach(optimizer)
+
+    def _unwrapped(self) -> nn.Module:
+        model = self.model
+        while (inner := getattr(model, 'module', None) or getattr(model, '_orig_mod', None)) is not None:
+            model = inner
+        return model
+
+    def _given(self, rollback: Rollback) -> dict[Tensor, Tensor]:
+        """theta_0 where the settings say where it is to be read."""
+        anchor = self.settings.anchor
+        wanted = {name: p for name, p in self.names.items() if p in rollback.levels}
+        if anchor == 'init_cfg':
+            return anchors_of_init_cfg(self._unwrapped(), wanted)
+        if anchor not in (None, 'current'):
+            return anchors_of_file(anchor, self._unwrapped(), wanted)
+        if self._resumed and anchor is None and self._saved_names is None:
+            raise MissingAnchorError(
+                f'the run is resumed, but its checkpoint has no theta_0 of the {len(wanted)} tensors to be pulled back '
+                '(it was saved without OLOR, or with save_optimizer=False). Pulling them back to what they are now '
+                'would keep the fine-tuned weights, not the pre-trained ones. Set optim_wrapper.rollback.anchor to the file '
+                "with the pre-trained weights, to 'init_cfg' for those that the model's init_cfg names, or to 'current' if "
+                'the resumed weights are the ones to keep'
+            )
+        return {}
+
+    def _origin(self, held: int) -> list[str]:
+        """Where theta_0 came from, in words."""
+        rolled = self.rollback.levels if self.rollback is not None else {}
+        if held:
+            return [f'theta_0: {held} of {len(rolled)} tensors from the resumed checkpoint']
+        if self.settings.anchor not in (None, 'current'):
+            return [f'theta_0: {len(rolled)} tensors from anchor={self.settings.anchor!r}']
+        params = [p for p in rolled if p.requires_grad]
+        lines = [f'theta_0: {n} of {len(params)} tensors from {f}' for f, n in self.ledger.sources(params).items()]
+        names = {p: name for name, p in self.names.items()}
+        unmatched = [names[p] for p in params if p not in self.ledger.delivered]
+        if unmatched and not self._resumed:
+            shape = {names[p]: f' (has {s} there)' for p, s in self.ledger.mismatched.items() if p in names}
+            shown = ', '.join(name + shape.get(name, '') for name in unmatched[:5])
+            more = f' and {len(unmatched) - 5} more' if len(unmatched) > 5 else ''
+            lines.append(
+                f'theta_0: WARNING: {len(unmatched)} of {len(params)} tensors came from no checkpoint and are pulled '
+                f"back to their initial values: {shown}{more}; roots='loaded' would leave them alone"
+            )
+        return lines
+
+    # ---------------------------------------------------------------- while training
+
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Overall relative discrepancy ||theta - theta_0|| / ||theta_0||, and that of each layer by label."""
+        if self.rollback is None or self.layers is None:
+            return 0.0, {}
+        parts: dict[str, list[Tensor]] = {}
+        for name, p in self._covered().items():
+            i = self.layers.index[name]
+            parts.setdefault(f'{i:03d}_{self.layers.labels.get(i, "")}', []).append(p)
+        found = self.rollback.discrepancy({'': list(self.rollback.levels), **dict(sorted(parts.items()))})
+        return found.pop('', 0.0), found
+
+    def verify(self, steps_before: int, skipped: bool) -> None:
+        """After a step: a rollback that never happens is an error, not a silence.
+
+        Args:
+            steps_before: ``rollback.num_steps`` before the step.
+            skipped: Whether a GradScaler may have skipped the optimizer's step.
+
+        Raises:
+            RuntimeError: If the optimizer stepped and nothing was pulled back.
+        """
+        rollback = self.rollback
+        if self.verified or rollback is None or not rollback.levels:
+            return
+        self.ledger.close()
+        if rollback.num_steps == steps_before:
+            if not skipped:
+                raise RuntimeError(
+                    f'{type(rollback.optimizer).__name__} made a step without calling its step hooks, so no weight was '
+                    'pulled back: weight rollback cannot work with this optimizer or strategy; use an optimizer whose '
+                    "step is torch.optim.Optimizer's, or take the rollback out of the config"
+                )
+            return
+        if rollback.num_rolled_back == 0 and any(p.requires_grad for p in rollback.levels):
+            raise RuntimeError(
+                f'the first step pulled nothing back: none of the {len(rollback.levels)} tensors below '
+                f'optim_wrapper.rollback.roots={self.settings.roots!r} had a gradient; name roots that the loss reaches'
+            )
+        self.verified = rollback.num_rolled_back > 0

@@ -1,0 +1,103 @@
+"""``optim_wrapper.rollback``: the one dict that carries every setting, checked when it is built."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from olor_mm.rollback.penalty import layerwise_penalty
+from olor_mm.rollback.rollback import FORMS
+
+__all__ = ['LOADED', 'RollbackSettings']
+
+#: ``roots='loaded'``: exactly the parameters that a checkpoint delivered.
+LOADED = 'loaded'
+
+_OPTION = 'optim_wrapper.rollback'
+
+
+@dataclass
+class RollbackSettings:
+    """The settings of weight rollback, as they stand in a config under ``optim_wrapper.rollback``.
+
+    Args:
+        max_level: iota_1 in [0, 1], the level of the shallowest layer: the share of the distance to theta_0 that one
+            step at the peak learning rate takes back; not multiplied by the learning rate itself. 0 switches off.
+        min_level: iota_2 in [0, max_level], the level of the deepest layer. Defaults to 0.
+        power: gamma > 0, how fast the level falls with depth. Defaults to 1.
+        index: 'layer' counts blocks in forward order, as the paper's text; 'tensor' counts parameter tensors, as the
+            authors' code, with which the paper's Table 6 was tuned. Defaults to 'layer'.
+        roots: Names of the sub-modules that are pre-trained, in forward order, such as ('backbone', 'neck'); '' is the
+            whole model; 'loaded' takes exactly the parameters that a checkpoint delivered (``init_cfg`` or
+            ``load_from``) with the right shape. Defaults to ('backbone',).
+        layer_map: Regular expression on the parameter's name to layer index, where the order of layers is not found by
+            itself or not the wanted one. Defaults to None.
+        anchor: Where theta_0 comes from. None: the weights just before the first step, and the checkpoint on resume;
+            a file: that file; 'init_cfg': the files that the model's ``init_cfg`` names; 'current': the weights as they
+            are, also on resume from a checkpoint without theta_0. Defaults to None.
+        inner: Config of the constructor that groups the parameters, such as
+            ``dict(type='mmdet.LearningRateDecayOptimizerConstructor')``. Defaults to MMEngine's default one.
+        form: 'foreach', or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
+        log: Whether the relative discrepancy is logged at the logger's interval. Defaults to True.
+
+    Raises:
+        ValueError: If an option is unknown or its value cannot be right; the message names option, value and remedy.
+    """
+
+    max_level: float
+    min_level: float = 0.0
+    power: float = 1.0
+    index: str = 'layer'
+    roots: Sequence[str] | str = ('backbone',)
+    layer_map: Mapping[str, int] | None = None
+    anchor: str | None = None
+    inner: dict[str, Any] = field(default_factory=lambda: {'type': 'DefaultOptimWrapperConstructor'})
+    form: str = 'foreach'
+    log: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            layerwise_penalty(0, 1, self.max_level, self.min_level, self.power)
+        except ValueError as error:
+            raise ValueError(f'{_OPTION}.{error}') from None
+        self._check_choice('index', self.index, ('layer', 'tensor'))
+        self._check_choice('form', self.form, FORMS)
+        self._check_type('log', self.log, bool, 'True or False')
+        self._check_type('anchor', self.anchor, (str, type(None)), "a file, 'init_cfg', 'current' or None")
+        self._check_type('layer_map', self.layer_map, (Mapping, type(None)), 'a dict of patterns to layer indices')
+        if not isinstance(self.inner, Mapping) or 'type' not in self.inner:
+            raise ValueError(f'{_OPTION}.inner={self.inner!r} must be the config of a constructor: dict(type=...)')
+        if isinstance(self.roots, str) and self.roots != LOADED:
+            self.roots = (self.roots,)
+        names = [self.roots] if isinstance(self.roots, str) else self.roots
+        if not isinstance(names, Sequence) or not names or not all(isinstance(root, str) for root in names):
+            raise ValueError(f"{_OPTION}.roots={self.roots!r} must name sub-modules, as ('backbone',), or be 'loaded'")
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any] | None) -> 'RollbackSettings':
+        """Settings from the dict of a config; ValueError for unknown keys and a missing ``max_level``."""
+        known = [f.name for f in fields(cls)]
+        if not isinstance(cfg, Mapping):
+            raise ValueError(f'{_OPTION}={cfg!r} must be a dict with max_level, such as dict(max_level=0.01, power=2)')
+        for key in cfg:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f'did you mean {near[0]}? ' if near else ''
+                raise ValueError(f'{_OPTION}.{key}={cfg[key]!r} is not an option: {hint}known are {", ".join(known)}')
+        if 'max_level' not in cfg:
+            raise ValueError(
+                f'{_OPTION}.max_level is not set: give the level of the shallowest layer in [0, 1], such as 0.01; the '
+                'paper searches 1e-4 to 1'
+            )
+        options: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in cfg.items()}
+        return cls(**options)
+
+    @staticmethod
+    def _check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
+        if value not in choices:
+            raise ValueError(f'{_OPTION}.{option}={value!r} is not known: choose one of {", ".join(choices)}')
+
+    @staticmethod
+    def _check_type(option: str, value: Any, types: Any, wanted: str) -> None:
+        if not isinstance(value, types):
+            raise ValueError(f'{_OPTION}.{option}={value!r} must be {wanted}')

@@ -1,0 +1,102 @@
+"""theta_0 from where the settings say: a file, or the files that the model's ``init_cfg`` names.
+
+The weights are loaded into a copy of the model, by the model's own code, so that every renaming and resizing that the
+toolboxes do on loading is done here too; the copy is dropped at once.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from torch import Tensor, nn
+
+from .ledger import LoadLedger
+
+__all__ = ['anchors_of_file', 'anchors_of_init_cfg']
+
+
+def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+    """theta_0 from a checkpoint of the whole model, or of one of its children, such as the backbone.
+
+    Args:
+        file: What MMEngine's checkpoint loader takes: a path or an address.
+        model: The model, not wrapped.
+        wanted: Name in the model to parameter.
+
+    Returns:
+        Parameter to theta_0.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it lacks a wanted parameter, or has it in another shape.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+
+    def load(module: nn.Module) -> None:
+        load_state_dict(module, state, strict=False, logger='silent')
+
+    found = _deliver(model, load)
+    for name, child in model.named_children():
+        if any(key.startswith(f'{name}.') for key in wanted) and not any(key.startswith(f'{name}.') for key in found):
+            found.update({f'{name}.{key}': value for key, value in _deliver(child, load).items()})
+    return _select(found, wanted, f'optim_wrapper.rollback.anchor={file!r}')
+
+
+def anchors_of_init_cfg(model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+    """theta_0 from the checkpoints that ``init_cfg=dict(type='Pretrained', ...)`` in the model names.
+
+    Args:
+        model: The model, not wrapped.
+        wanted: Name in the model to parameter.
+
+    Returns:
+        Parameter to theta_0.
+
+    Raises:
+        ValueError: If they do not have every wanted parameter.
+    """
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseModule) and _is_pretrained(module.init_cfg):
+            prefix = f'{name}.' if name else ''
+            found.update({prefix + key: value for key, value in _deliver(module, _initialise).items()})
+    return _select(found, wanted, "optim_wrapper.rollback.anchor='init_cfg'")
+
+
+def _is_pretrained(init_cfg: object) -> bool:
+    configs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    return any(isinstance(cfg, dict) and cfg.get('type') == 'Pretrained' for cfg in configs)
+
+
+def _initialise(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, BaseModule):
+            part.is_init = False
+    # The run's own random numbers must not depend on whether theta_0 was read again.
+    with torch.random.fork_rng(devices=[]):
+        cast(BaseModule, module).init_weights()
+
+
+def _deliver(module: nn.Module, load: Callable[[nn.Module], None]) -> dict[str, Tensor]:
+    """Name to value of what ``load`` delivers to a copy of ``module``."""
+    trial = copy.deepcopy(module).cpu()
+    ledger = LoadLedger(trial)
+    load(trial)
+    ledger.close()
+    return {name: p.detach() for name, p in trial.named_parameters() if p in ledger.delivered}
+
+
+def _select(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], option: str) -> dict[Tensor, Tensor]:
+    absent = [name for name in wanted if name not in found]
+    if absent:
+        raise ValueError(
+            f'{option} has no value of the right shape for {len(absent)} of {len(wanted)} tensors that are to be pulled '
+            f'back: {", ".join(absent[:3])}{", ..." if len(absent) > 3 else ""}; give the file that the run started '
+            'from, or name roots that it covers'
+        )
+    return {p: found[name] for name, p in wanted.items()}

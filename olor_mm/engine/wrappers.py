@@ -1,0 +1,133 @@
+"""MMEngine's optimizer wrappers with weight rollback, and the promotion of any wrapper type to one of them."""
+
+from typing import Any
+
+import torch
+from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from torch import nn
+
+from olor_mm.registry import OPTIM_WRAPPERS
+
+from .session import RollbackSession
+
+__all__ = ['AmpOLOROptimWrapper', 'ApexOLOROptimWrapper', 'OLOROptimWrapper', 'RollbackMixin', 'promote']
+
+_CONSTRUCTOR = 'olor_mm.OLOROptimWrapperConstructor'
+
+
+class RollbackMixin:
+    """What every wrapper with rollback does; in front of a wrapper class of MMEngine's in the list of bases.
+
+    Args:
+        optimizer: The optimizer, as MMEngine's wrappers take it.
+        rollback: The session that ``OLOROptimWrapperConstructor`` hands over.
+        kwargs: The options of the wrapper in question.
+
+    Raises:
+        ValueError: If ``OLOROptimWrapperConstructor`` does not build it: nothing can be done without the model.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, optimizer: torch.optim.Optimizer, rollback: Any = None, **kwargs: Any) -> None:
+        if not isinstance(rollback, RollbackSession):
+            raise ValueError(
+                f'optim_wrapper.type={type(self).__name__!r} alone rolls nothing back, for it never sees the model: '
+                f"set optim_wrapper.constructor='{_CONSTRUCTOR}' and optim_wrapper.rollback=dict(max_level=...); "
+                'the type may then be left out'
+            )
+        super().__init__(optimizer=optimizer, **kwargs)  # type: ignore[call-arg]
+        self.rollback_session = rollback
+        rollback.attach(optimizer)
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Start the rollback: MMEngine's Runner calls this when the weights are in place."""
+        super().initialize_count_status(model, init_counts, max_counts)  # type: ignore[misc]
+        self.rollback_session.start(self.optimizer, resumed=init_counts > 0)
+
+    def step(self, **kwargs: Any) -> None:
+        """A step of the optimizer; its hooks pull the weights back."""
+        session = self.rollback_session
+        session.follow(self.optimizer)
+        session.start(self.optimizer)
+        before = session.rollback.num_steps if session.rollback is not None else 0
+        scale = None if session.verified else self._scale()
+        super().step(**kwargs)  # type: ignore[misc]
+        if not session.verified:
+            session.verify(before, skipped=scale is not None and self._may_have_skipped(scale))
+
+    def _scale(self) -> float | None:
+        scaler = getattr(self, 'loss_scaler', None)
+        return scaler.get_scale() if isinstance(scaler, torch.amp.GradScaler) and scaler.is_enabled() else None
+
+    def _may_have_skipped(self, scale: float) -> bool:
+        # With a static scale an overflow leaves no trace, so there a step without rollback is not held against it.
+        static = getattr(self, '_scale_update_param', None) is not None
+        return static or (self._scale() or 0.0) < scale
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapper's state, and under ``rollback`` the names of what is pulled back."""
+        return {**super().state_dict(), 'rollback': self.rollback_session.state_dict()}  # type: ignore[misc]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the wrapper's state; theta_0 is part of the optimizer's."""
+        state_dict = dict(state_dict)
+        saved = state_dict.pop('rollback', None)
+        super().load_state_dict(state_dict)  # type: ignore[misc]
+        self.rollback_session.load_state_dict(saved)
+
+
+@OPTIM_WRAPPERS.register_module()
+class OLOROptimWrapper(RollbackMixin, OptimWrapper):
+    """``OptimWrapper`` with weight rollback (OLOR). Built by ``OLOROptimWrapperConstructor``."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOLOROptimWrapper(RollbackMixin, AmpOptimWrapper):
+    """``AmpOptimWrapper`` with weight rollback (OLOR). Built by ``OLOROptimWrapperConstructor``."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class ApexOLOROptimWrapper(RollbackMixin, ApexOptimWrapper):
+    """``ApexOptimWrapper`` with weight rollback (OLOR). Built by ``OLOROptimWrapperConstructor``."""
+
+
+_PROMOTED: dict[type, type] = {
+    OptimWrapper: OLOROptimWrapper,
+    AmpOptimWrapper: AmpOLOROptimWrapper,
+    ApexOptimWrapper: ApexOLOROptimWrapper,
+}
+
+
+def promote(wrapper_type: str | type) -> type:
+    """The class with rollback that takes the place of a wrapper type.
+
+    Args:
+        wrapper_type: A class, or its name in the registry.
+
+    Returns:
+        A subclass of the given class (itself if it has rollback already).
+
+    Raises:
+        ValueError: If the name is not registered, or the class is no ``OptimWrapper``, as DeepSpeed's is not.
+    """
+    found: Any = wrapper_type
+    if isinstance(wrapper_type, str):
+        with MMENGINE_OPTIM_WRAPPERS.switch_scope_and_registry(None) as registry:
+            found = registry.get(wrapper_type)
+        if found is None:
+            raise ValueError(
+                f'optim_wrapper.type={wrapper_type!r} is not in the registry of optimizer wrappers: use OptimWrapper, '
+                'AmpOptimWrapper or ApexOptimWrapper'
+            )
+    if not isinstance(found, type) or not issubclass(found, OptimWrapper):
+        raise ValueError(
+            f'optim_wrapper.type={wrapper_type!r} is no OptimWrapper, and weight rollback does not support it: use '
+            'OptimWrapper, AmpOptimWrapper or ApexOptimWrapper'
+        )
+    if issubclass(found, RollbackMixin):
+        return found
+    if found not in _PROMOTED:
+        _PROMOTED[found] = type(f'OLOR{found.__name__}', (RollbackMixin, found), {'__doc__': found.__doc__})
+    return _PROMOTED[found]
