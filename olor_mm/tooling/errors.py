@@ -14,6 +14,8 @@ __all__ = ['InputError', 'explain', 'run_command', 'speaks']
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
+# What olor_mm raises where a setting, a file or a package is not as it has to be.
+_REFUSALS = (ValueError, RuntimeError, FileNotFoundError, ImportError)
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -65,7 +67,7 @@ def explain(error: BaseException) -> InputError | None:
     """The user's mistake behind an exception, or None where it may as well be a bug."""
     if isinstance(error, InputError):
         return error
-    if isinstance(error, ValueError) and _raised_by_olor_mm(error.__traceback__):
+    if isinstance(error, _REFUSALS) and _raised_by_olor_mm(error.__traceback__):
         return InputError(str(error))
     if isinstance(error, URLError):
         return InputError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from .errors import InputError
+from .weights import check_file
 
 __all__ = ['apply_checkpoint', 'apply_dump', 'apply_show', 'apply_tta']
 
@@ -19,10 +19,9 @@ def apply_checkpoint(cfg: Config, checkpoint: str) -> None:
     """Load the checkpoint to be tested.
 
     Raises:
-        InputError: If it is missing.
+        InputError: If it is missing or incomplete.
     """
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise InputError('the checkpoint to test is missing', f'looked for: {Path(checkpoint).absolute()}')
+    check_file(checkpoint, 'the checkpoint to test')
     cfg.load_from = checkpoint
     cfg.resume = False
 

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-# Registers the rollback and the loader that keeps torch.load's weights_only on.
-from .. import engine as _engine  # noqa: F401
+# Importing the engine registers the rollback and the loader that keeps torch.load's weights_only on.
+from ..engine import RollbackSettings
 from . import evaluation, settings
 from .data_checks import check_data
 from .data_root import move_data_root
@@ -25,7 +25,7 @@ from .distributed import prepare_launch, require_accelerator
 from .errors import InputError
 from .options import test_parser, train_parser
 from .pretrained import replace_pretrained
-from .weights import check_weights
+from .weights import check_file, check_weights
 
 __all__ = ['test', 'train']
 
@@ -52,6 +52,7 @@ def train(argv: Sequence[str]) -> None:
         notes += settings.apply_resume(cfg, args.resume)
     if args.pretrained:
         notes += replace_pretrained(cfg, args.pretrained)
+    _check_rollback(cfg)
     _check(cfg, 'train', 'val')
     runner = _build_runner(cfg, notes)
     try:
@@ -111,6 +112,17 @@ def _check(cfg: Config, *splits: str) -> None:
             f'looked for: {Path(cfg.work_dir).absolute()}',
             'set it with: --work-dir DIR',
         ) from error
+
+
+def _check_rollback(cfg: Config) -> None:
+    """Settings of OLOR are refused here with the message that the constructor would have, minutes before it."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    constructor = wrapper.get('constructor', '')
+    name = constructor if isinstance(constructor, str) else getattr(constructor, '__name__', '')
+    if name.rpartition('.')[2] == 'OLOROptimWrapperConstructor':
+        anchor = RollbackSettings.from_cfg(wrapper.get('rollback')).anchor
+        if anchor not in (None, 'init_cfg', 'current'):
+            check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
 
 
 def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 from .. import cfg as shipped_config
 from .errors import InputError
+from .weights import check_file
 
 __all__ = ['apply_amp', 'apply_auto_scale_lr', 'apply_loaders', 'apply_resume', 'load_config', 'register_scope']
 
@@ -48,7 +49,13 @@ def load_config(args: argparse.Namespace) -> Config:
         _refuse_misspelled(key, cfg)
     try:
         cfg.merge_from_dict(options)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+    except AttributeError as error:
+        # MMEngine descends into the mappings of a list, and into nothing else.
+        raise InputError(
+            f'--cfg-options does not fit the config {path}',
+            'an item of a list that is no mapping cannot be set alone: give the list as a whole, key="[a,b]"',
+        ) from error
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f'--cfg-options does not fit the config {path}', str(error).strip('"\'')) from error
     cfg.launcher = args.launcher
     if args.work_dir is not None:
@@ -120,15 +127,14 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
         Lines for the log.
 
     Raises:
-        InputError: If the checkpoint is missing.
+        InputError: If the checkpoint is missing or incomplete.
     """
     if resume != 'auto':
-        if '://' not in resume and not Path(resume).is_file():
-            raise InputError(
-                'the checkpoint of --resume is missing',
-                f'looked for: {Path(resume).absolute()}',
-                '--resume without a value takes the latest checkpoint of the work dir',
-            )
+        check_file(
+            resume,
+            'the checkpoint of --resume',
+            '--resume without a value takes the latest checkpoint of the work dir',
+        )
         cfg.resume, cfg.load_from = True, resume
         return []
     latest = latest_checkpoint(cfg.work_dir)
@@ -137,6 +143,7 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
         cfg.resume = False
         start = f'load_from={cfg.load_from}' if cfg.get('load_from') else 'the beginning'
         return [f'--resume: no checkpoint in {cfg.work_dir} yet, starting from {start}']
+    check_file(str(latest), 'the latest checkpoint', 'give an earlier one: --resume CHECKPOINT')
     cfg.resume, cfg.load_from = True, str(latest)
     return [f'--resume: going on from {latest}']
 

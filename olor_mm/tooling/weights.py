@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +17,7 @@ from mmengine.runner import CheckpointLoader
 
 from .errors import InputError
 
-__all__ = ['Shapes', 'check_weights', 'is_pretrained', 'shapes_in_file', 'weight_files']
+__all__ = ['Shapes', 'check_file', 'check_weights', 'is_pretrained', 'shapes_in_file', 'weight_files']
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -42,11 +43,32 @@ def check_weights(cfg: Mapping[str, Any]) -> None:
         option = 'set it with: --pretrained FILE' if where != 'load_from' else 'set it with: --cfg-options'
         option += f' {"" if where == "load_from" else "or --cfg-options "}{where}=FILE'
         if '://' not in address:
-            path = Path(address).expanduser()
-            if not path.is_file():
-                raise InputError(f'the weights of {where} are missing', f'looked for: {path.absolute()}', option)
+            check_file(address, f'the weights of {where}', option)
         elif address.startswith(('http://', 'https://')) and int(os.environ.get('RANK', 0)) == 0:
             _check_download(where, address, option)
+
+
+def check_file(file: str, what: str, *details: str) -> None:
+    """See that a checkpoint is there and whole; an address with a scheme is left to whoever loads it.
+
+    Args:
+        file: A path or an address.
+        what: What it is, for the message: 'the checkpoint to test'.
+        details: Further lines of the message: which option sets it.
+
+    Raises:
+        InputError: If the file is missing, or was cut off: by a full disk, or by a run killed while it saved.
+    """
+    if '://' in file:
+        return
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InputError(f'{what} is missing', f'looked for: {path.absolute()}', *details)
+    with path.open('rb') as stream:
+        head = stream.read(2)
+    # torch's files are zip archives, whose table of contents comes last.
+    if not head or (head == b'PK' and not zipfile.is_zipfile(path)):
+        raise InputError(f'{what} is incomplete: its end is missing', f'looked at: {path.absolute()}', *details)
 
 
 def _check_download(where: str, url: str, option: str) -> None:
@@ -90,11 +112,7 @@ def shapes_in_file(file: str) -> Shapes:
     Raises:
         InputError: If the file is missing or is no checkpoint.
     """
-    if '://' not in file and not Path(file).expanduser().is_file():
-        raise InputError(
-            'the file of --pretrained is missing',
-            f'looked for: {Path(file).expanduser().absolute()}',
-        )
+    check_file(file, 'the file of --pretrained')
     try:
         checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
     except (UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:

@@ -1,0 +1,128 @@
+"""--pretrained puts a file in the place of the backbone's checkpoint, with the prefix that the file has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+import olor_mm
+from olor_mm.tooling import InputError
+from olor_mm.tooling.pretrained import replace_pretrained
+from olor_mm.tooling.settings import register_scope
+
+
+@pytest.fixture(scope='module')
+def weights() -> dict[str, Tensor]:
+    """Of an atto ConvNeXt as the main job builds it."""
+    from mmpretrain.models import ConvNeXt
+
+    torch.manual_seed(0)
+    return ConvNeXt('atto', out_indices=[0, 1, 2, 3], gap_before_final_norm=False).state_dict()
+
+
+def _cfg(**backbone: Any) -> Config:
+    cfg = Config.fromfile(olor_mm.cfg('olor_maskrcnn_convnext.py'))
+    cfg.merge_from_dict(dict(model=dict(backbone=dict(arch='atto', **backbone))))
+    register_scope(cfg)
+    return cfg
+
+
+def _save(file: Path, weights: dict[str, Tensor], prefix: str, key: str | None) -> str:
+    named = {prefix + name: value for name, value in weights.items()}
+    torch.save({key: named} if key else named, file)
+    return str(file)
+
+
+@pytest.mark.parametrize('key', [None, 'state_dict'])
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [('backbone.', 'backbone.'), ('', None), ('module.backbone.', 'module.backbone.'), ('model.', 'model.')],
+)
+def test_finds_the_prefix(
+    tmp_path: Path, weights: dict[str, Tensor], given: str, expected: str | None, key: str | None
+) -> None:
+    cfg = _cfg()
+    file = _save(tmp_path / 'w.pth', weights, given, key)
+    notes = replace_pretrained(cfg, file)
+    prefix = {} if expected is None else dict(prefix=expected)
+    assert cfg.model.backbone.init_cfg.to_dict() == dict(type='Pretrained', checkpoint=file, **prefix)
+    assert f'{len(weights)} of {len(weights)} tensors' in notes[0]
+
+
+@pytest.mark.parametrize('given', ['backbone.', '', 'model.'])
+def test_mmengine_then_loads_it(tmp_path: Path, weights: dict[str, Tensor], given: str) -> None:
+    from mmdet.registry import MODELS
+
+    cfg = _cfg()
+    replace_pretrained(cfg, _save(tmp_path / 'w.pth', weights, given, 'state_dict'))
+    backbone = MODELS.build(cfg.model.backbone)
+    backbone.init_weights()
+    loaded = backbone.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+def test_keeps_a_prefix_that_fits(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    cfg = _cfg()
+    cfg.model.backbone.init_cfg.prefix = 'teacher'
+    both = {f'{prefix}.{name}': value for prefix in ('teacher', 'backbone') for name, value in weights.items()}
+    replace_pretrained(cfg, _save(tmp_path / 'w.pth', both, '', None))
+    assert cfg.model.backbone.init_cfg.prefix == 'teacher'
+
+
+def test_other_initialisers_stay(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    cfg = _cfg()
+    cfg.model.backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), dict(type='Pretrained', checkpoint='old')]
+    replace_pretrained(cfg, _save(tmp_path / 'w.pth', weights, '', None))
+    assert [entry['type'] for entry in cfg.model.backbone.init_cfg] == ['Kaiming', 'Pretrained']
+
+
+def test_drops_what_would_load_over_it(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    cfg = _cfg()
+    cfg.model.pretrained = 'old'
+    cfg.model.init_cfg = dict(type='Pretrained', checkpoint='old')
+    cfg.load_from = 'detector.pth'
+    notes = replace_pretrained(cfg, _save(tmp_path / 'w.pth', weights, '', None))
+    assert cfg.model.pretrained is None
+    assert cfg.model.init_cfg is None
+    assert any('detector.pth' in note for note in notes)
+
+
+def test_reports_a_partial_match(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    some = {name: value for name, value in weights.items() if name.startswith('stages.')}
+    notes = replace_pretrained(_cfg(), _save(tmp_path / 'w.pth', some, '', None))
+    assert f'{len(some)} of {len(weights)} tensors' in notes[0]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'other.weight': torch.zeros(3)}, 'other.weight 3'),
+        ({'model': {'x': torch.zeros(3)}}, 'no tensor'),
+        ([1, 2], 'holds a list'),
+        (b'not a checkpoint', 'cannot be read'),
+        (None, 'is missing'),
+    ],
+)
+def test_refuses_files(tmp_path: Path, content: object, message: str) -> None:
+    file = tmp_path / 'w.pth'
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(InputError, match=message):
+        replace_pretrained(_cfg(), str(file))
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (dict(type='X'), 'no model.backbone'),
+        (dict(type='X', a=dict(backbone=dict()), b=dict(backbone=dict())), 'model.a.backbone, model.b.backbone'),
+    ],
+)
+def test_refuses_models(model: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace_pretrained(Config(dict(model=model)), 'x.pth')
