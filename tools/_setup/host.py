@@ -63,7 +63,7 @@ def named_python() -> Interpreter | None:
     """The interpreter that ``PYTHON`` names; None where it is not set.
 
     Raises:
-        SetupError: If it names something that is no Python.
+        SetupError: If it names something that is no Python, or one that is not supported.
     """
     name = os.environ.get('PYTHON', '')
     if not name:
@@ -71,6 +71,8 @@ def named_python() -> Interpreter | None:
     found = probe(os.path.expanduser(name))
     if found is None:
         raise SetupError(f'PYTHON={name!r} is no Python that runs. Give the path of one of {SUPPORTED_TEXT}.')
+    if not found.supported:
+        raise SetupError(f'PYTHON is {found.text}; supported are {SUPPORTED_TEXT}.')
     return found
 
 
@@ -82,8 +84,6 @@ def choose_python() -> Interpreter:
     """
     named = named_python()
     if named is not None:
-        if not named.supported:
-            raise SetupError(f'PYTHON is {named.text}; supported are {SUPPORTED_TEXT}.')
         return named
     found = []
     for name in ('python3', *(f'python{major}.{minor}' for major, minor in reversed(SUPPORTED))):
