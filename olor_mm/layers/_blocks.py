@@ -18,7 +18,7 @@ from ._tree import Node
 _PARALLEL = re.compile(r'branch(es)?|experts?|fuse(_layers)?|attentions?|attns?|ffns?|heads?|(cls|reg)_branches')
 # Runs before the blocks wherever it was registered: tokens, embeddings, CLIP's norm, BEiT's shared bias.
 _STEM = re.compile(
-    r'(\w+_)?stem|patch_embed(ding)?s?|pos(ition)?_embed\w*|\w*tokens?(_\w+)?|rel_pos\w*'
+    r'(\w+_)?stem|patch_embed(ding)?s?|pos(ition)?_embed\w*|\w*tokens?|tokens_to_token|rel_pos\w*'
     r'|pre_?(norm|ln|layer_?norm|layrnorm)|(norm|ln)_pre'
 )
 # May stand beside the blocks of a stage without being a block.
@@ -70,9 +70,13 @@ class Series:
 
 @dataclass
 class Pairing:
-    """What goes before and after each entry of a series: ConvNeXt's down-sampling, Swin's norms."""
+    """What goes with each entry of a series: ConvNeXt's down-sampling before, Swin's norms after it.
+
+    ``within`` runs behind the entry's first block: the position encodings of Twins.
+    """
 
     before: dict[int, list[Node]] = field(default_factory=dict)
+    within: dict[int, list[Node]] = field(default_factory=dict)
     after: dict[int, list[Node]] = field(default_factory=dict)
 
 
@@ -123,10 +127,11 @@ def _bind(items: list[Item]) -> list[Item]:
 
 def _numbered(node: Node) -> dict[int, Node]:
     """Children by number if all of them have one and the same name but for it; empty otherwise."""
-    matches = [(_NUMBERED.fullmatch(name), child) for name, child in node.children.items()]
-    if len({match[1] if match else name for (match, _), name in zip(matches, node.children, strict=True)}) != 1:
+    matches = [_NUMBERED.fullmatch(name) for name in node.children]
+    stems = {match[1] if match else None for match in matches}
+    if len(stems) != 1 or _PARALLEL.fullmatch(stems.pop() or ''):
         return {}
-    return {int(match[2]): child for match, child in matches if match}
+    return {int(match[2]): child for match, child in zip(matches, node.children.values(), strict=True) if match}
 
 
 def _feeds(child: Node, blocks: Node) -> bool:
@@ -147,9 +152,7 @@ class _Finder:
         front: list[Item] = [Loose(node.params)] if node.params else []
         body: list[Item] = []
         if self.is_list(node):
-            for entry in _numbered(node).values():
-                body += self.entry(entry, node.path)
-            return front + body
+            return front + self.entries(_numbered(node), node.path)
         mains, pairings, paired = self.pair(node)
         todo = {path: sorted(main.entries) for path, main in mains.items()}
         member = {entry.path: path for path, main in mains.items() for entry in main.entries.values()}
@@ -168,16 +171,28 @@ class _Finder:
 
     def row(self, main: Series, number: int, pairing: Pairing) -> list[Item]:
         """Items of one entry of a series together with what is paired with it."""
-        before, after = _loose(pairing.before.get(number, [])), _loose(pairing.after.get(number, []))
-        items = before + self.entry(main.entries[number], main.path) + after
-        return _bind(items) if before or after else items
+        before, within, after = (
+            _loose(side.get(number, [])) for side in (pairing.before, pairing.within, pairing.after)
+        )
+        items = self.entry(main.entries[number], main.path, self.any_stage(main.entries))
+        if not before + within + after:
+            return items
+        first = next((place for place, item in enumerate(items, 1) if isinstance(item, Block)), len(items))
+        inside = _bind(items[:first] + within)
+        return _bind(before + inside + items[first:] + after)
 
-    def entry(self, entry: Node, series: str) -> list[Item]:
+    def entries(self, entries: dict[int, Node], series: str) -> list[Item]:
+        among_stages = self.any_stage(entries)
+        return [item for entry in entries.values() for item in self.entry(entry, series, among_stages)]
+
+    def entry(self, entry: Node, series: str, among_stages: bool) -> list[Item]:
         """Items of one entry of a list: a stage, a block, or neither."""
         if self.is_list(entry):
-            items = [item for child in _numbered(entry).values() for item in self.entry(child, entry.path)]
+            items = self.entries(_numbered(entry), entry.path)
         elif inner := self.inner_list(entry):
             items = self.stage(entry, inner)
+        elif among_stages and self.is_plain_stage(entry):
+            items = [Block(child.path, child.all_params(), entry.path) for child in _numbered(entry).values()]
         elif entry.weights >= self.need:
             return [Block(entry.path, entry.all_params(), series)]
         else:
@@ -190,7 +205,7 @@ class _Finder:
         early: list[Item] = []
         for child in stage.children.values():
             if child is inner:
-                items += [item for entry in _numbered(inner).values() for item in self.entry(entry, inner.path)]
+                items += self.entries(_numbered(inner), inner.path)
             elif items and _feeds(child, inner):
                 early += _loose([child])
             else:
@@ -201,6 +216,16 @@ class _Finder:
         """Whether it has nothing but numbered children, at least one of them a block or stage."""
         blocks = any(entry.weights >= self.need for entry in _numbered(node).values())
         return blocks and not _PARALLEL.fullmatch(node.name)
+
+    def any_stage(self, entries: dict[int, Node]) -> bool:
+        return any(self.is_list(entry) or self.inner_list(entry) for entry in entries.values())
+
+    @staticmethod
+    def is_plain_stage(entry: Node) -> bool:
+        """Whether it holds blocks of one convolution each, as the first stage of EfficientNetV2 does."""
+        children = _numbered(entry).values()
+        alike = len({type(child.module) for child in children}) == 1
+        return len(children) > 1 and alike and all(child.weights == 1 and child.children for child in children)
 
     def inner_list(self, entry: Node) -> Node | None:
         """The list of blocks of a stage such as Swin's; None where more than down-sampling and norms is beside it."""
@@ -224,9 +249,14 @@ class _Finder:
     def is_main(self, series: Series) -> bool:
         """Whether it is a series of blocks or stages rather than of down-samplings, norms or single convolutions."""
         blocks = [entry for entry in series.entries.values() if entry.weights >= self.need]
-        name = series.path.rpartition('.')[2].rstrip('#').lower()
+        name = self.name_of(series)
         # Two numbered siblings may be anything; three are a pattern.
-        return len(blocks) >= (1 if series.is_container else 3) and not _BESIDE.fullmatch(name)
+        enough = len(blocks) >= (1 if series.is_container else 3)
+        return enough and not _BESIDE.fullmatch(name) and not _STEM.fullmatch(name)
+
+    @staticmethod
+    def name_of(series: Series) -> str:
+        return series.path.rpartition('.')[2].rstrip('#').lower()
 
     def pair(self, node: Node) -> tuple[dict[str, Series], dict[str, Pairing], set[str]]:
         """The series of blocks below ``node`` by path, what goes with their entries, and the paths so placed."""
@@ -244,6 +274,8 @@ class _Finder:
                 continue
             pairing = pairings[main.path]
             side = pairing.before if each.rank < main.rank else pairing.after
+            if side is pairing.after and 'pos' in self.name_of(each):
+                side = pairing.within
             for number, entry in each.entries.items():
                 side.setdefault(number, []).append(entry)
             paired |= {each.path, *(entry.path for entry in each.entries.values())}
@@ -252,10 +284,12 @@ class _Finder:
     def belongs(self, each: Series, main: Series) -> bool:
         """Whether the entries of ``each`` run with the entries of the same number of ``main``."""
         same = each.entries.keys() == main.entries.keys() and len(each.entries) > 1
+        if self.name_of(each).endswith('stem'):
+            return False
         if all(entry.is_norm for entry in each.entries.values()):
-            stages = any(self.is_list(entry) or self.inner_list(entry) for entry in main.entries.values())
-            return each.rank > main.rank and each.entries.keys() <= main.entries.keys() and (same or stages)
-        return same and (each.is_container or bool(_BESIDE.fullmatch(each.path.rpartition('.')[2].rstrip('#').lower())))
+            some = each.entries.keys() <= main.entries.keys() and self.any_stage(main.entries)
+            return each.rank > main.rank and (same or some)
+        return same and (each.is_container or bool(_BESIDE.fullmatch(self.name_of(each))))
 
     def reaches_blocks(self, node: Node) -> bool:
         """Whether there are blocks anywhere below a module that is no entry of a list."""

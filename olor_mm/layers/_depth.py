@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 from ._blocks import Block, Layout
@@ -133,9 +133,9 @@ def _compile(matcher: Mapping[str, Any]) -> Callable[[str], tuple[float, ...]]:
 def apply_depths(layout: Layout, depths: Depths) -> tuple[dict[str, int], dict[int, str]] | None:
     """Index and labels by declared depths; None where they are not sane.
 
-    They are sane with more than two depths, one depth for the whole of every block, and a higher one for each next
-    block of a list. So a function that gives several blocks one depth, as some do for learning rate decay, is not
-    used: the paper counts blocks. What has an infinite depth goes where the layout puts it.
+    They are sane with more than two depths, one depth for the whole of every block, a higher one for each next block
+    of a list, and lists that do not overlap. So a function that gives several blocks one depth, as some do for
+    learning rate decay, is not used: the paper counts blocks. What has an infinite depth goes where the layout puts it.
     """
     if len(set(depths.values())) < 3:
         return None
@@ -147,10 +147,12 @@ def apply_depths(layout: Layout, depths: Depths) -> tuple[dict[str, int], dict[i
         if len(found) > 1 or float('inf') in found:
             return None
         of_block[block] = found.pop()
-    for _, series in groupby(sorted(layout.blocks, key=lambda block: block.series), key=lambda block: block.series):
-        ordered = [of_block[block] for block in series]
-        if any(after <= before for before, after in pairwise(ordered)):
-            return None
+    series: dict[str, list[float]] = {}
+    for block, depth in of_block.items():
+        series.setdefault(block.series, []).append(depth)
+    ordered = [depth for depths in sorted(series.values()) for depth in depths]
+    if any(after <= before for before, after in pairwise(ordered)):
+        return None
     levels = sorted(set(of_block.values()))
     numbers = {block: levels.index(depth) + 1 for block, depth in of_block.items()}
     index = {name: number for block, number in numbers.items() for name in block.params}

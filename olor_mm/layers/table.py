@@ -142,7 +142,8 @@ def _by_layer(node: Node, layer_map: Mapping[str, int | None]) -> _Part:
     chain = find_layout(node, need=1)
     if len(chain.blocks) > 1:
         # A plain chain of convolutions has no stem but its first layer.
-        return _Part(*_number(chain, first=0), 'blocks')
+        has_stem = any(host is None for host in chain.hosts.values())
+        return _Part(*_number(chain, first=int(has_stem)), 'blocks')
     return _Part({name: i for i, name in enumerate(names)}, dict(enumerate(names)), 'order')
 
 
