@@ -11,7 +11,10 @@ __all__ = ['test_parser', 'train_parser']
 
 
 class _CfgOptions(DictAction):
-    """``key=value`` pairs; a pair without ``=`` is a usage error instead of a traceback."""
+    """``key=value`` pairs, where a pair without ``=`` is a usage error and a path keeps its spaces.
+
+    MMEngine's action raises at the one and drops the other.
+    """
 
     def __call__(
         self,
@@ -24,6 +27,10 @@ class _CfgOptions(DictAction):
             if not pair.partition('=')[0] or '=' not in pair:
                 parser.error(f'--cfg-options takes key=value pairs, but got {pair!r}')
         super().__call__(parser, namespace, values, option_string)
+        options = getattr(namespace, self.dest)
+        for key, _, value in (pair.partition('=') for pair in values):
+            if ' ' in value.strip() and not set(value) & set(',()[]'):
+                options[key] = value.strip().strip('\'"')
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -176,7 +176,9 @@ def apply_loaders(cfg: Config, args: argparse.Namespace) -> None:
             continue
         if cfg.get('default_scope') == 'mmpretrain':
             defaults = dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
-            cfg[key] = loader = ConfigDict({**defaults, **loader})
+            # A Config keeps a copy of what it is given.
+            cfg[key] = ConfigDict({**defaults, **loader})
+            loader = cfg[key]
         if args.no_pin_memory:
             loader['pin_memory'] = False
         # torch refuses persistent workers where there are none.

@@ -30,6 +30,22 @@ def test_options_override_the_config(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        ('/my data/coco 2017', '/my data/coco 2017'),
+        ("'/my data'", '/my data'),
+        ('[1, 2]', [1, 2]),
+        ('1e-2', 0.01),
+        ('True', True),
+        ('a,b', ['a', 'b']),
+        ('x=y z', 'x=y z'),
+    ],
+)
+def test_values_of_options(file: Path, value: str, expected: Any) -> None:
+    assert _load(file, '--cfg-options', f'new={value}').new == expected
+
+
+@pytest.mark.parametrize(
     ('options', 'in_config', 'expected'),
     [
         ([], '', 'work_dirs/some config'),
@@ -160,6 +176,11 @@ class TestResume:
     ('scope', 'options', 'expected'),
     [
         ('mmpretrain', [], dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))),
+        (
+            'mmpretrain',
+            ['--no-pin-memory', '--no-persistent-workers'],
+            dict(pin_memory=False, persistent_workers=False, collate_fn=dict(type='default_collate')),
+        ),
         ('mmdet', ['--no-pin-memory'], dict(pin_memory=False)),
         ('mmseg', ['--no-persistent-workers'], dict(persistent_workers=False)),
     ],
