@@ -9,6 +9,11 @@ import torch
 REPO = Path(__file__).resolve().parents[1]
 
 
+# Small tensors: more threads cost more than they save, all the more where tests share the cores with other work.
+torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

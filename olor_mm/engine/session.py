@@ -1,5 +1,6 @@
 """One run's rollback: from the settings and the model to levels, theta_0, the report and the checks."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -143,6 +144,8 @@ class RollbackSession:
         self._started_at = self.ledger.version
         if self.layers is not None:
             print_log(format_report(self.layers, self._covered(), self.levels, origin), logger='current')
+        if not self._resumed and self.settings.anchor in (None, 'current'):
+            self._warn_of_random_theta_0()
         if rollback.levels and self.settings.log:
             monitor.install(self.measure)
 
@@ -183,9 +186,9 @@ class RollbackSession:
             raise MissingAnchorError(
                 f'the run is resumed, but its checkpoint has no theta_0 of the {len(wanted)} tensors to be pulled back '
                 '(it was saved without OLOR, or with save_optimizer=False). Pulling them back to what they are now '
-                'would keep the fine-tuned weights, not the pre-trained ones. Set optim_wrapper.rollback.anchor to the file '
-                "with the pre-trained weights, to 'init_cfg' for those that the model's init_cfg names, or to 'current' if "
-                'the resumed weights are the ones to keep'
+                'would keep the fine-tuned weights, not the pre-trained ones. Set optim_wrapper.rollback.anchor to '
+                "the file with the pre-trained weights, to 'init_cfg' for those that the model's init_cfg names, or to "
+                "'current' if the resumed weights are the ones to keep"
             )
         return {}
 
@@ -197,18 +200,28 @@ class RollbackSession:
         if self.settings.anchor not in (None, 'current'):
             return [f'theta_0: {len(rolled)} tensors from anchor={self.settings.anchor!r}']
         params = [p for p in rolled if p.requires_grad]
-        lines = [f'theta_0: {n} of {len(params)} tensors from {f}' for f, n in self.ledger.sources(params).items()]
-        names = {p: name for name, p in self.names.items()}
-        unmatched = [names[p] for p in params if p not in self.ledger.delivered]
-        if unmatched and not self._resumed:
-            shape = {names[p]: f' (has {s} there)' for p, s in self.ledger.mismatched.items() if p in names}
-            shown = ', '.join(name + shape.get(name, '') for name in unmatched[:5])
-            more = f' and {len(unmatched) - 5} more' if len(unmatched) > 5 else ''
-            lines.append(
-                f'theta_0: WARNING: {len(unmatched)} of {len(params)} tensors came from no checkpoint and are pulled '
-                f"back to their initial values: {shown}{more}; roots='loaded' would leave them alone"
-            )
-        return lines
+        return [f'theta_0: {n} of {len(params)} tensors from {f}' for f, n in self.ledger.sources(params).items()]
+
+    def _warn_of_random_theta_0(self) -> None:
+        """Say which weights are pulled back to values that no checkpoint delivered."""
+        rolled = self.rollback.levels if self.rollback is not None else {}
+        names = {name: p for name, p in self.names.items() if p in rolled and p.requires_grad}
+        unmatched = {name: p for name, p in names.items() if p not in self.ledger.delivered}
+        if not unmatched:
+            return
+        shape = {
+            name: f' (there it has shape {self.ledger.mismatched[p]})'
+            for name, p in unmatched.items()
+            if p in self.ledger.mismatched
+        }
+        shown = ', '.join(name + shape.get(name, '') for name in list(unmatched)[:5])
+        more = f' and {len(unmatched) - 5} more' if len(unmatched) > 5 else ''
+        print_log(
+            f'theta_0: {len(unmatched)} of {len(names)} tensors came from no checkpoint and are pulled back to their '
+            f"initial values: {shown}{more}. optim_wrapper.rollback.roots='loaded' leaves such weights alone",
+            logger='current',
+            level=logging.WARNING,
+        )
 
     # ---------------------------------------------------------------- while training
 

@@ -95,8 +95,8 @@ def _select(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], option: s
     absent = [name for name in wanted if name not in found]
     if absent:
         raise ValueError(
-            f'{option} has no value of the right shape for {len(absent)} of {len(wanted)} tensors that are to be pulled '
-            f'back: {", ".join(absent[:3])}{", ..." if len(absent) > 3 else ""}; give the file that the run started '
-            'from, or name roots that it covers'
+            f'{option} has no value of the right shape for {len(absent)} of {len(wanted)} tensors that are to be '
+            f'pulled back: {", ".join(absent[:3])}{", ..." if len(absent) > 3 else ""}; give the file that the run '
+            'started from, or name roots that it covers'
         )
     return {p: found[name] for name, p in wanted.items()}

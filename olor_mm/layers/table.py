@@ -141,7 +141,7 @@ def _by_layer(node: Node, layer_map: Mapping[str, int | None]) -> _Part:
         return _Part(*_number(layout, first=1), 'blocks')
     chain = find_layout(node, need=1)
     if len(chain.blocks) > 1:
-        # A plain chain of convolutions has no stem but its first layer.
+        # A plain chain of convolutions with nothing in front of it has its first layer for a stem.
         has_stem = any(host is None for host in chain.hosts.values())
         return _Part(*_number(chain, first=int(has_stem)), 'blocks')
     return _Part({name: i for i, name in enumerate(names)}, dict(enumerate(names)), 'order')

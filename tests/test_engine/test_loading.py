@@ -1,0 +1,114 @@
+"""Checkpoints of MMEngine load with weights_only on; a file that would run code runs none."""
+
+import io
+import pickle
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from olor_mm.engine import UnsafeCheckpointError, load_from_local
+from olor_mm.engine.loading import _getattr_of_history_buffer
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.serialization, 'safe_globals'), reason='this torch has no allow-list for weights_only'
+)
+
+
+def history():
+    buffer = HistoryBuffer()
+    for value in (1, 2.5, 3):
+        buffer.update(value)
+    return buffer
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        {'state_dict': {'a': torch.ones(2)}, 'meta': {'iter': 3, 'cfg': 'x = 1'}},
+        {'message_hub': {'log_scalars': {'train/loss': history()}, 'runtime_info': {}, 'resumed_keys': {}}},
+        {'numpy': [np.arange(4), np.float32(2.5), np.int64(3), np.zeros((2, 2), np.uint8), np.bool_(True)]},
+    ],
+)
+def test_what_mmengine_saves_is_loaded_as_it_was(value, tmp_path):
+    file = tmp_path / 'x.pth'
+    torch.save(value, file)
+    found = CheckpointLoader.load_checkpoint(str(file), map_location='cpu', logger='silent')
+    assert str(found) == str(value) or found.keys() == value.keys()
+    if 'message_hub' in value:
+        buffer = found['message_hub']['log_scalars']['train/loss']
+        assert (buffer.mean(), buffer.max(), buffer.statistics('current')) == (6.5 / 3, 3, 3)
+
+
+class Evil:
+    """Runs a function of the reader's when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def evil_files(marker: Path):
+    """Ways to write a file by loading a checkpoint."""
+    import os
+
+    code = f'open({str(marker)!r}, "w").close()'
+    yield 'exec', Evil(exec, code)
+    yield 'os.system', Evil(os.system, f'touch {marker}')
+    yield 'getattr of a module', Evil(getattr, os, 'system')
+    yield 'eval behind getattr', Evil(getattr, Evil(__import__, 'os'), 'system')
+    yield 'pathlib', Evil(Path.touch, marker)
+
+
+@pytest.mark.parametrize('number', range(5))
+@pytest.mark.parametrize('where', ['state_dict', 'message_hub'])
+def test_a_malicious_file_is_refused_and_nothing_of_it_runs(number, where, tmp_path):
+    marker = tmp_path / 'ran'
+    name, payload = list(evil_files(marker))[number]
+    file = tmp_path / 'evil.pth'
+    buffer = io.BytesIO()
+    if name == 'getattr of a module':
+        # pickle cannot write a module; a checkpoint of the attacker's own making can name one.
+        payload = None
+        torch.save({'state_dict': {}}, buffer)
+        data = b'\x80\x02cbuiltins\ngetattr\ncos\nsystem\nX\x08\x00\x00\x00__call__\x86R.'
+        with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(file, 'w') as new:
+            for item in old.namelist():
+                new.writestr(item, data if item.endswith('data.pkl') else old.read(item))
+    else:
+        torch.save({where: {'x': payload}}, file)
+    with pytest.raises(UnsafeCheckpointError, match=re.escape(str(file))) as error:
+        CheckpointLoader.load_checkpoint(str(file), map_location='cpu', logger='silent')
+    assert 'no code of it was run' in str(error.value)
+    assert not marker.exists()
+    if payload is not None and name in ('exec', 'os.system', 'pathlib'):
+        # The file is what it claims to be: an unsafe load does run it.
+        torch.load(file, weights_only=False)
+        assert marker.exists()
+
+
+def test_the_stand_in_for_getattr_serves_history_buffer_alone():
+    assert _getattr_of_history_buffer(HistoryBuffer, 'mean') is HistoryBuffer.mean
+    for obj, name in ((HistoryBuffer, '__globals__'), (HistoryBuffer, 'update'), (sys, 'exit'), (history(), 'mean')):
+        with pytest.raises(pickle.UnpicklingError):
+            _getattr_of_history_buffer(obj, name)
+
+
+def test_the_allow_list_is_not_left_behind(tmp_path):
+    before = list(torch.serialization.get_safe_globals())
+    torch.save({'a': history()}, tmp_path / 'x.pth')
+    load_from_local(str(tmp_path / 'x.pth'))
+    assert list(torch.serialization.get_safe_globals()) == before
+
+
+def test_a_missing_file():
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth: no such checkpoint file'):
+        load_from_local('nowhere.pth')
