@@ -141,6 +141,17 @@ def test_shared_parameter_has_its_first_name() -> None:
     assert index.keys() == {name for name, _ in model.named_parameters() if name.startswith('backbone')}
 
 
+@pytest.mark.parametrize('stem', [True, False])
+def test_chain_of_single_convolutions(stem: bool) -> None:
+    """Without anything in front of it, a chain such as VGG's has its first layer for a stem."""
+    model = nn.Module()
+    if stem:
+        model.conv_stem = nn.Conv2d(3, 4, 3)
+    model.features = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    names = ('features.0.weight', 'features.1.weight', 'features.3.weight')
+    assert layers_of(model, *names, roots=('',)) == ([1, 1, 2] if stem else [0, 0, 1])
+
+
 DECLARATIONS = [
     # (depths, number of depths, how, indices)
     ({'a': 0, 'c': 2, 'b': 1, 'end': 3}, 4, 'get_layer_depth', [0, 2, 1, 2]),

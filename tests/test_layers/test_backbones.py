@@ -5,6 +5,7 @@ import importlib
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,6 +181,18 @@ def record(case: Backbone) -> list[str]:
     return list(order)
 
 
+def docs_table() -> list[str]:
+    """The table of docs/layers.md, from what `assign_layers` really gives."""
+    head = ['| backbone | class | layers n | tensors | resolved by |', '|---|---|---|---|---|']
+    rows = []
+    for case in BACKBONES:
+        model, table = build(case)
+        name = case.cls.replace('.models', '').replace('.backbones', '').replace(':', '.')
+        tensors = assign_layers(model, index='tensor').num_layers + 1
+        rows.append(f'| {case.name} | `{name}` | {table.num_layers} | {tensors} | `{table.how["backbone"]}` |')
+    return head + rows
+
+
 every_backbone = pytest.mark.parametrize('case', BACKBONES, ids=lambda case: case.name)
 
 
@@ -243,3 +256,14 @@ def test_sharded_parameters_change_nothing(case: Backbone) -> None:
     for param in sharded.parameters():
         param.data = param.data.new_empty(0)
     assert assign_layers(sharded) == table
+
+
+def test_docs_table_is_current() -> None:
+    for package in ('mmpretrain', 'mmdet', 'mmseg', 'timm'):
+        pytest.importorskip(package)
+    text = (Path(__file__).parents[2] / 'docs' / 'layers.md').read_text(encoding='utf-8')
+    assert '\n'.join(docs_table()) in text, 'run: python -m tests.test_layers.test_backbones'
+
+
+if __name__ == '__main__':
+    print('\n'.join(docs_table()))

@@ -1,7 +1,9 @@
 """Canonical names: one name for a parameter, however its model is wrapped."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -55,3 +57,11 @@ def test_imports_no_openmmlab_and_no_timm() -> None:
     )
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, timeout=120)
     assert run.stdout.strip() == '[]'
+
+
+def test_examples_of_the_docs_run() -> None:
+    pytest.importorskip('mmpretrain')
+    text = (Path(__file__).parents[2] / 'docs' / 'layers.md').read_text(encoding='utf-8')
+    blocks = re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL)
+    assert blocks
+    exec('\n'.join(blocks), {})
