@@ -51,9 +51,13 @@ def run_tool(arguments: Sequence[str], log: Path) -> None:
                 last.append(line)
                 display.show(line.rstrip('\n'))
             code = process.wait()
+        except KeyboardInterrupt:
+            # Ctrl-C reached the tool, too: it says how far it came and ends its workers.
+            _end(process, patience=10)
+            raise
         except BaseException:
-            # Ctrl-C reached the tool, too; it may want a moment to end its workers.
-            _end(process)
+            process.terminate()
+            _end(process, patience=5)
             raise
         finally:
             display.close()
@@ -61,9 +65,10 @@ def run_tool(arguments: Sequence[str], log: Path) -> None:
         raise ToolError(f'{"".join(last)}\n{Path(arguments[0]).name} ended with exit status {code}; all of it: {log}')
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], patience: float) -> None:
+    """Waits for the process to end by itself, ``patience`` seconds at most."""
     try:
-        process.wait(timeout=10)
+        process.wait(timeout=patience)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -18,7 +18,7 @@ COLUMNS = {
     'mask_B': 'mask AP on B',
     'box_A': 'box AP on A',
     'box_B': 'box AP on B',
-    'distance': '|θ-θ0|/|θ0|',
+    'distance': 'rel. discrepancy',
     'seconds': 's/iter',
 }
 LABELS = {

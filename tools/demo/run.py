@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shutil
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -176,6 +177,8 @@ class Demo:
 def main() -> int:
     """Command line; returns the exit status: 0, 1 if a tool failed, 130 after Ctrl-C."""
     args = _parse()
+    # As an exception, a termination ends the training below, too, instead of leaving it behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     out, start = Path(args.out), time.monotonic()
     if args.fresh:
         for name in ('data', 'pretrain', 'plain', 'olor'):
