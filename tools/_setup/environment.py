@@ -114,7 +114,7 @@ class Environment:
     def pip_install(self, step: str, *arguments: str, **more_env: str) -> None:
         sweep(self.site())
         command = [str(self.python), '-m', 'pip', 'install', '--no-input', *arguments]
-        self.run(step, command, f'pip install {" ".join(arguments)}', **more_env)
+        self.run(step, command, 'pip install', **more_env)
 
     def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A short question to the environment's Python."""
