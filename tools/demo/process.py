@@ -40,7 +40,7 @@ def run_tool(arguments: Sequence[str], log: Path) -> None:
     command = [sys.executable, *arguments]
     last: deque[str] = deque(maxlen=25)
     display = _Display()
-    with log.open('a') as file:
+    with log.open('a', buffering=1) as file:
         file.write(f'$ {" ".join(command)}\n')
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'
@@ -93,7 +93,7 @@ class _Display:
             if self._overwrite:
                 print(f'\r{text:<78}', end='', flush=True)
                 self._open = True
-            elif now % 50 == 0 or now == end:
+            elif now % 20 == 0 or now == end:
                 self._print(text)
         elif metrics := _METRIC.findall(line):
             parts = [f'{_NAMES[kind]} AP on {domain} {float(value):.3f}' for domain, kind, value in metrics]

@@ -8,18 +8,21 @@ is. Stages that are done are reused; after Ctrl-C the same command goes on from 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-if importlib.util.find_spec('olor_mm') is None:
+if find_spec('olor_mm') is None:
     # A checkout that was not installed.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+if _missing := [name for name in ('cv2', 'matplotlib', 'mmcv', 'mmdet', 'mmpretrain') if not find_spec(name)]:
+    sys.exit(f'error: the demo needs {", ".join(_missing)}, not found by {sys.executable}; `make demo` sets them up')
 
 import report
 import results
@@ -93,8 +96,7 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Runs what is not done yet and returns the results."""
-        self.data_stage = self._draw_data()
-        self.pretrained = self._train('pretrain', 'config.py', self.plan.pretrain, self.data_stage)
+        pretrained = self._train('pretrain', 'config.py', self.plan.pretrain, self._draw_data())
         olor = [
             'optim_wrapper.constructor=olor_mm.OLOROptimWrapperConstructor',
             f'optim_wrapper.rollback.max_level={self.args.max_level}',
@@ -102,9 +104,9 @@ class Demo:
             # All of the detector comes from domain A, so all of it has a theta_0.
             'optim_wrapper.rollback.roots=backbone,neck,rpn_head,roi_head',
         ]
-        stages = {'pretrained': self.pretrained}
-        stages['plain'] = self._train('plain', 'finetune.py', self.plan.finetune, self.pretrained)
-        stages['olor'] = self._train('olor', 'finetune.py', [*self.plan.finetune, *olor], self.pretrained)
+        stages = {'pretrained': pretrained}
+        stages['plain'] = self._train('plain', 'finetune.py', self.plan.finetune, pretrained)
+        stages['olor'] = self._train('olor', 'finetune.py', [*self.plan.finetune, *olor], pretrained)
         rows = {name: self._test(stage) for name, stage in stages.items()}
         return self._collect(stages, rows)
 
