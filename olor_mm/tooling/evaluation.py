@@ -56,7 +56,7 @@ def apply_tta(cfg: Config) -> None:
     horizontal flips where it has none.
 
     Raises:
-        InputError: If there is nothing to use, or if masks were to be merged: mmdet merges boxes only.
+        InputError: If there is nothing to use, or if the model predicts masks: mmdet merges boxes only.
     """
     scope = cfg.get('default_scope')
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
@@ -64,11 +64,8 @@ def apply_tta(cfg: Config) -> None:
             raise InputError('--tta needs tta_model and tta_pipeline, which this config leaves out')
         cfg.setdefault('tta_model', _default_tta_model(scope))
         cfg.setdefault('tta_pipeline', _flip_pipeline(cfg, scope))
-    if scope == 'mmdet' and any('segm' in str(item.get('metric')) for item in _evaluators(cfg)):
-        raise InputError(
-            "--tta cannot test masks: mmdet's augmented model merges boxes only",
-            'test the boxes alone: --cfg-options test_evaluator.metric=bbox',
-        )
+    if scope == 'mmdet' and _predicts_masks(cfg.model):
+        raise InputError("--tta cannot test a model with masks: mmdet's augmented model merges boxes only")
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     _innermost(cfg.test_dataloader.dataset)['pipeline'] = cfg.tta_pipeline
 
@@ -105,6 +102,12 @@ def _flip_pipeline(cfg: Config, scope: str) -> list[dict[str, Any]]:
         pack = dict(type='PackDetInputs', meta_keys=keys)
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
     return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def _predicts_masks(model: Any) -> bool:
+    if not isinstance(model, Mapping):
+        return False
+    return any((key == 'mask_head' and model[key]) or _predicts_masks(model[key]) for key in model)
 
 
 def _innermost(dataset: Any) -> Any:

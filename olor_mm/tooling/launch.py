@@ -157,7 +157,9 @@ def _how_to_resume(cfg: Config, argv: Sequence[str]) -> str:
         latest = None
     if latest is None:
         return f'interrupted before the first checkpoint: nothing in {cfg.work_dir} to resume from'
-    again = [argument for argument in argv if not argument.startswith(('--local_rank', '--local-rank'))]
-    tail = [] if '--resume' in again else ['--resume']
-    command = shlex.join([Path(sys.executable).name, sys.argv[0], *again, *tail])
-    return f'interrupted; the last checkpoint is {latest}\nto resume, give the same command with --resume:\n  {command}'
+    text = f'interrupted; the last checkpoint is {latest}\nto resume, give the same command with --resume'
+    if cfg.launcher != 'none':
+        # These are the arguments that a launcher made up, not those that the user gave.
+        return text
+    tail = [] if '--resume' in argv else ['--resume']
+    return f'{text}:\n  {shlex.join([Path(sys.executable).name, sys.argv[0], *argv, *tail])}'

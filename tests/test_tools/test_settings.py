@@ -228,15 +228,15 @@ def test_out_adds_a_dump(scope: str, kind: str, evaluator: Any) -> None:
         evaluation.apply_dump(cfg, 'x.json')
 
 
-def _tta(scope: str, metric: Any, **more: Any) -> Config:
+def _tta(scope: str, model: Any, **more: Any) -> Config:
     pipeline = [dict(type='Load'), dict(type='Pack')]
     loader = dict(dataset=dict(type='Wrap', dataset=dict(type='X', pipeline=pipeline)))
     return Config(
         dict(
             default_scope=scope,
-            model=dict(type='Net'),
+            model=model,
             test_dataloader=loader,
-            test_evaluator=dict(type='M', metric=metric),
+            test_evaluator=dict(type='M'),
             **more,
         )
     )
@@ -244,7 +244,7 @@ def _tta(scope: str, metric: Any, **more: Any) -> Config:
 
 @pytest.mark.parametrize(('scope', 'model'), [('mmdet', 'DetTTAModel'), ('mmpretrain', 'AverageClsScoreTTA')])
 def test_tta_flips_by_default(scope: str, model: str) -> None:
-    cfg = _tta(scope, 'bbox')
+    cfg = _tta(scope, dict(type='Net'))
     evaluation.apply_tta(cfg)
     assert (cfg.model.type, cfg.model.module.type) == (model, 'Net')
     last = cfg.test_dataloader.dataset.dataset.pipeline[-1]
@@ -253,13 +253,19 @@ def test_tta_flips_by_default(scope: str, model: str) -> None:
 
 
 def test_tta_of_the_config_comes_first() -> None:
-    cfg = _tta('mmseg', 'mIoU', tta_model=dict(type='SegTTAModel'), tta_pipeline=[dict(type='Mine')])
+    cfg = _tta('mmseg', dict(type='Net'), tta_model=dict(type='SegTTAModel'), tta_pipeline=[dict(type='Mine')])
     evaluation.apply_tta(cfg)
     assert cfg.model.type == 'SegTTAModel'
     assert cfg.test_dataloader.dataset.dataset.pipeline[0].type == 'Mine'
 
 
-@pytest.mark.parametrize(('scope', 'metric'), [('mmdet', ['bbox', 'segm']), ('mmseg', 'mIoU')])
-def test_tta_refuses(scope: str, metric: Any) -> None:
-    with pytest.raises(InputError, match='--tta'):
-        evaluation.apply_tta(_tta(scope, metric))
+@pytest.mark.parametrize(
+    ('scope', 'model', 'message'),
+    [
+        ('mmdet', dict(type='Net', roi_head=dict(mask_head=dict(type='FCNMaskHead'))), 'masks'),
+        ('mmseg', dict(type='Net'), 'tta_model'),
+    ],
+)
+def test_tta_refuses(scope: str, model: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluation.apply_tta(_tta(scope, model))
