@@ -256,6 +256,7 @@ SUMMARY = '===== 3 passed in 0.10s ====='
         (2, 0, SUMMARY, 1, SUMMARY),
         (0, 2, '===== 1 failed, 2 passed in 61.20s (0:01:01) =====', 1, None),
         (0, 2, '===== no tests ran in 0.01s =====', 1, None),
+        (0, 0, '3 passed, 1 skipped in 0.10s', 0, None),  # pytest -q
         (0, 0, '', 1, 'no tests were run'),
     ],
 )
