@@ -58,8 +58,8 @@ class RollbackMixin:
             session.verify(before, skipped=scale is not None and self._may_have_skipped(scale))
 
     def _scale(self) -> float | None:
-        scaler = getattr(self, 'loss_scaler', None)
-        return scaler.get_scale() if isinstance(scaler, torch.amp.GradScaler) and scaler.is_enabled() else None
+        scaler: Any = getattr(self, 'loss_scaler', None)
+        return scaler.get_scale() if scaler is not None and scaler.is_enabled() else None
 
     def _may_have_skipped(self, scale: float) -> bool:
         # With a static scale an overflow leaves no trace, so there a step without rollback is not held against it.

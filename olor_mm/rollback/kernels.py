@@ -25,6 +25,9 @@ def foreach(params: list[Tensor], anchors: list[Tensor], weights: list[float]) -
 
     One call for all tensors where torch takes a list of weights; else one call for each distinct weight.
     """
+    if not hasattr(torch, '_foreach_lerp_'):
+        single_tensor(params, anchors, weights)
+        return
     if _foreach_lerp_takes_a_list():
         torch._foreach_lerp_(params, anchors, weights)
         return
