@@ -1,7 +1,7 @@
 """Roots, maps, readings of the index, wrappers and error messages, on models of plain PyTorch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -112,6 +112,8 @@ def test_roots_continue_in_the_order_given() -> None:
     assert table.labels[0] == 'backbone.stem'
     assert table.how == {'backbone': 'blocks', 'neck': 'blocks', 'head': 'order'}
     assert layers_of(model, *names[:3], roots=('neck', 'backbone')) == [5, 0, 1]
+    # A later root without a stem leaves no gap.
+    assert layers_of(model, 'neck.1.weight', 'backbone.blocks.0.norm.bias', roots=('neck', 'backbone.blocks')) == [1, 2]
     assert assign_layers(model, roots=('neck', 'backbone'), index='tensor').index['backbone.cls_token'] == 4
 
 
@@ -178,16 +180,23 @@ def test_failing_declaration_is_passed_over(error: type[Exception]) -> None:
     assert assign_layers(Detector(Failing())).how == {'backbone': 'blocks'}
 
 
-@pytest.mark.parametrize('shared', [True, False])
-def test_declaration_must_tell_the_blocks_apart(shared: bool) -> None:
-    class Coarse(Plain):
+SANITY = [
+    ('one a block', lambda number, part: number, 'get_layer_depth'),
+    ('two blocks share one', lambda number, part: (number + 1) // 2, 'blocks'),
+    ('falling', lambda number, part: 5 - number, 'blocks'),
+    ('two within a block', lambda number, part: 2 * number + (part == 'norm'), 'blocks'),
+]
+
+
+@pytest.mark.parametrize(('depth', 'how'), [row[1:] for row in SANITY], ids=[row[0] for row in SANITY])
+def test_declaration_must_tell_the_blocks_apart(depth: Callable[[int, str], int], how: str) -> None:
+    class Declaring(Plain):
         def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
             part = param_name[len(prefix) :].split('.')
-            number = int(part[1]) + 1 if part[0] == 'blocks' else 0
-            return ((number + 1) // 2 if shared else number), 6
+            return (depth(int(part[1]) + 1, part[2]) if part[0] == 'blocks' else 0), 20
 
-    table = assign_layers(Detector(Coarse(4)))
-    assert table.how == {'backbone': 'blocks' if shared else 'get_layer_depth'}
+    table = assign_layers(Detector(Declaring(4)))
+    assert table.how == {'backbone': how}
     assert table.num_layers == 4
 
 

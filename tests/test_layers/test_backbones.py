@@ -103,6 +103,12 @@ BACKBONES = [
     Backbone('hrnet-w18', P + 'HRNet', 12, 'blocks', 'conv1,bn1,conv2,bn2', 'stage4.2', dict(arch='w18')),
     # VAN-T: 3, 3, 5, 2.
     Backbone('van-t', P + 'VAN', 13, 'blocks', 'patch_embed1', 'blocks4.1,norm4', dict(arch='tiny')),
+    # EfficientNetV2-S: 2, 4, 4, 6, 9, 15. Twins-PCPVT-S: 3, 4, 6, 3.
+    Backbone('efficientnet-v2-s', P + 'EfficientNetV2', 40, 'blocks', 'layers.0', 'layers.6.14,layers.7',
+             dict(arch='s')),
+    Backbone('twins-pcpvt-s', P + 'PCPVT', 16, 'blocks', 'patch_embeds.0', 'stages.3.2', dict(arch=dict(
+        embed_dims=[8, 16, 24, 32], depths=[3, 4, 6, 3], num_heads=[1, 2, 3, 4], patch_sizes=[4, 2, 2, 2],
+        strides=[4, 2, 2, 2], mlp_ratios=[2, 2, 2, 2], sr_ratios=[8, 4, 2, 1]))),
     # mmdet's own. PVT-Tiny and PVTv2-B0: 2, 2, 2, 2.
     Backbone('mmdet-resnet50', D + 'ResNet', 16, 'blocks', 'conv1,bn1', 'layer4.2', dict(depth=50, base_channels=8,
                                                                                          stem_channels=8)),
@@ -129,6 +135,9 @@ BACKBONES = [
              dict(embed_dims=[8, 16, 24, 32], depths=[3, 3, 5, 2], norm_cfg=dict(type='BN'))),
     Backbone('mmseg-resnet50-v1c', S + 'ResNetV1c', 16, 'blocks', 'stem', 'layer4.2', dict(depth=50, base_channels=8,
                                                                                            stem_channels=8)),
+    # CGNet M3N21: 3 and 21.
+    Backbone('mmseg-cgnet', S + 'CGNet', 24, 'blocks', 'stem,norm_prelu_0', 'level2.20,norm_prelu_2',
+             dict(norm_cfg=dict(type='BN'), act_cfg=dict(type='PReLU', num_parameters=32))),
     # timm, bare and in the toolboxes' wrappers. PVTv2-B0: 2, 2, 2, 2, which its own matcher takes for four layers.
     Backbone('timm-vit', 'timm:create_model', 12, 'timm', 'cls_token,pos_embed,patch_embed', 'blocks.11,norm,head',
              dict(model_name='vit_tiny_patch16_224', img_size=64)),
@@ -137,6 +146,9 @@ BACKBONES = [
     Backbone('timm-resnet18', 'timm:create_model', 8, 'timm', 'conv1,bn1', 'layer4.1,fc', dict(model_name='resnet18')),
     Backbone('timm-pvt-v2-b0', 'timm:create_model', 8, 'blocks', 'patch_embed', 'stages.3.blocks.1,stages.3.norm',
              dict(model_name='pvt_v2_b0')),
+    # CaiT-XXS24: 24, and 2 for the class token only, which its own matcher counts beside the last two.
+    Backbone('timm-cait-xxs24', 'timm:create_model', 26, 'blocks', 'cls_token,pos_embed,patch_embed',
+             'blocks_token_only.1,norm,head', dict(model_name='cait_xxs24_224', img_size=64)),
     Backbone('timm-in-mmpretrain', P + 'TIMMBackbone', 12, 'timm', 'timm_model.cls_token,timm_model.patch_embed',
              'timm_model.blocks.11,timm_model.norm', dict(model_name='vit_tiny_patch16_224', img_size=64)),
     Backbone('timm-features-in-mmseg', S + 'TIMMBackbone', 12, 'blocks', 'timm_model.stem_0,timm_model.stem_1',
