@@ -79,10 +79,14 @@ def _clear(environment: Environment, base: Interpreter) -> None:
         )
     if found:
         print(f'      {folder} is incomplete or of another Python: making it anew with {base.text}', flush=True)
-    # The state goes first: its stamps must not outlive what they vouch for.
-    for path in sorted(found, key=lambda path: path != environment.state):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    environment.state.mkdir(parents=True)
+    # The stamps go first: they must not outlive what they vouch for. Their folder stays: it says that the rest is ours,
+    # should this be interrupted.
+    environment.state.mkdir(parents=True, exist_ok=True)
+    for stamp in environment.state.glob('*.json'):
+        stamp.unlink()
+    for path in found:
+        if path != environment.state:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def up_to_date(environment: Environment) -> bool:

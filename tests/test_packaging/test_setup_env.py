@@ -163,6 +163,22 @@ def test_an_environment_of_others_is_not_removed(parts: ModuleType, tmp_path: Pa
     assert (folder / 'theirs').exists()
 
 
+def test_an_interrupted_clearing_can_be_repeated(parts: ModuleType, environment, monkeypatch) -> None:
+    environment.write_stamp('torch', 'key', [])
+    base = parts.Interpreter('/usr/bin/python3', (3, 12, 1), '/usr', True, True)
+
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.shutil, 'rmtree', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            parts._clear(environment, base)
+    assert not environment.fresh('torch', 'key')
+    parts._clear(environment, base)
+    assert list(environment.folder.iterdir()) == [environment.state]
+
+
 CHILD = """
 import signal, sys
 from pathlib import Path
