@@ -273,7 +273,8 @@ class _Finder:
             if main is None:
                 continue
             pairing = pairings[main.path]
-            side = pairing.before if each.rank < main.rank else pairing.after
+            fewer = len(each.entries) < len(main.entries)
+            side = pairing.before if each.rank < main.rank and not fewer else pairing.after
             if side is pairing.after and 'pos' in self.name_of(each):
                 side = pairing.within
             for number, entry in each.entries.items():
@@ -289,7 +290,10 @@ class _Finder:
         if all(entry.is_norm for entry in each.entries.values()):
             some = each.entries.keys() <= main.entries.keys() and self.any_stage(main.entries)
             return each.rank > main.rank and (same or some)
-        return same and (each.is_container or bool(_BESIDE.fullmatch(self.name_of(each))))
+        beside = bool(_BESIDE.fullmatch(self.name_of(each)))
+        # One less than there are stages: each runs between two of them.
+        between = each.entries.keys() == main.entries.keys() - {max(main.entries)} and self.any_stage(main.entries)
+        return (same and (each.is_container or beside)) or (between and beside)
 
     def reaches_blocks(self, node: Node) -> bool:
         """Whether there are blocks anywhere below a module that is no entry of a list."""

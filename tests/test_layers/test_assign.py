@@ -103,6 +103,14 @@ def test_downsampling_is_placed_by_its_width(first: bool, expected: list[int]) -
     assert layers_of(model, 'norm0.weight', 'norm2.weight', roots=('',)) == [1, 5]
 
 
+def test_transitions_run_between_the_stages() -> None:
+    """One less than the stages, and of two convolutions like a block: RepLKNet's."""
+    model = Pyramid(first=True)
+    model.transitions = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3)) for _ in range(2))
+    assert layers_of(model, 'transitions.0.0.weight', 'transitions.1.1.weight', roots=('',)) == [1, 3]
+    assert assign_layers(model, roots=('',)).num_layers == 5
+
+
 def test_roots_continue_in_the_order_given() -> None:
     names = ('backbone.blocks.2.fc1.weight', 'neck.0.weight', 'neck.1.weight', 'head.cls.weight', 'head.reg.bias')
     model = Detector()
