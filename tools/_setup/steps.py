@@ -47,7 +47,7 @@ def steps() -> list[Step]:
         Step('opencv', 'opencv without a screen', (REQUIREMENTS / 'runtime.txt',), _opencv),
         Step('openmmlab', 'mmengine, mmdet, mmseg, mmpretrain', (REQUIREMENTS / 'openmmlab.txt',), _openmmlab),
         Step('mmcv', 'mmcv with its operators (compiled once, 5 to 15 minutes)', (REQUIREMENTS / 'mmcv.txt',), _mmcv),
-        Step('olor_mm', 'olor_mm itself, editable', (ROOT / 'setup.py', ROOT / 'pyproject.toml'), _olor_mm),
+        Step('olor_mm', 'olor_mm itself, from this checkout', (), _olor_mm),
         Step('check', 'check of the whole', (CHECKER, *sorted(REQUIREMENTS.glob('*.txt'))), _check),
     ]
 
@@ -130,7 +130,13 @@ def _openmmlab(environment: Environment) -> None:
 
 
 def _olor_mm(environment: Environment) -> None:
-    environment.pip_install('olor_mm', '--no-deps', '--no-build-isolation', '-e', str(ROOT))
+    """By a .pth file: a distribution's folder is where mmengine looks for the bases of a new-style config, and that of
+    pip's editable mode is site-packages, where there are none of ours. Without one it asks Python, which knows.
+    """
+    if 'olor-mm' in environment.installed():
+        remove = [str(environment.python), '-m', 'pip', 'uninstall', '-y', 'olor_mm']
+        environment.run('olor_mm', remove, 'removing an earlier installation of olor_mm')
+    (environment.site() / 'olor_mm_checkout.pth').write_text(f'{ROOT}\n', encoding='utf-8')
 
 
 def _check(environment: Environment) -> None:
