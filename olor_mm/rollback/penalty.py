@@ -66,10 +66,10 @@ def layerwise_penalty(i: int, n: int, max_level: float, min_level: float = 0.0, 
         raise ValueError(
             f'layer index i={i} is not in 0..n with n={n}: count from the stem, 0, to the deepest layer, n'
         )
-    if n == 0:
+    # At its ends the level is exactly what was asked for; min + (max - min) need not be max in floating point.
+    if i == 0:
         return float(max_level)
     level = min_level + (1.0 - i / n) ** power * (max_level - min_level)
-    # Rounding must not carry a level past the bounds that were asked for.
     return float(min(max(level, min_level), max_level))
 
 

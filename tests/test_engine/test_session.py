@@ -11,6 +11,7 @@ from torch import nn
 
 from olor_mm.layers import assign_layers
 from olor_mm.rollback import layerwise_penalty
+from tests._torch import grad_scaler
 
 from ._toy import ToyModel, make_runner, toy_config, weights
 
@@ -199,7 +200,7 @@ def test_overflow_at_the_first_step_is_no_error():
     class Scaled(OptimWrapper):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
-            self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=64.0)
+            self.loss_scaler = grad_scaler('cpu', init_scale=64.0)
 
         def backward(self, loss, **kwargs):
             self.loss_scaler.scale(loss).backward(**kwargs)

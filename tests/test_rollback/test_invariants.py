@@ -122,8 +122,9 @@ def test_every_kernel_is_the_reference(kernel, lists, shapes, dtype, weights):
         arguments.append(torch.zeros(1))
     with pytest.MonkeyPatch.context() as patch:
         # An older torch has no foreach lerp with a list of weights and no fused SGD.
-        patch.setattr(kernels, '_foreach_lerp_takes_a_list', lambda: lists)
-        patch.setattr(kernels, '_fused_sgd_takes_found_inf', lambda device: lists)
+        if not lists:
+            patch.setattr(kernels, '_foreach_lerp_takes_a_list', lambda: False)
+            patch.setattr(kernels, '_fused_sgd_takes_found_inf', lambda device: False)
         getattr(kernels, kernel)(*arguments)
     eps = torch.finfo(dtype).eps
     for p, t, before, after in zip(params, truth, kept, anchors, strict=True):
@@ -133,7 +134,8 @@ def test_every_kernel_is_the_reference(kernel, lists, shapes, dtype, weights):
 
 @pytest.mark.parametrize('lists', [True, False])
 def test_a_masked_step_changes_nothing(lists, monkeypatch):
-    monkeypatch.setattr(kernels, '_fused_sgd_takes_found_inf', lambda device: lists)
+    if not lists:
+        monkeypatch.setattr(kernels, '_fused_sgd_takes_found_inf', lambda device: False)
     params = [torch.randn(3), torch.randn(2, 2), torch.tensor([-0.0])]
     kept = copy.deepcopy(params)
     kernels.masked(params, [torch.ones_like(p) for p in params], [0.1, 0.7, 1.0], torch.ones(1))

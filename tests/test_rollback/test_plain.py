@@ -39,7 +39,7 @@ SCRIPT = """
         optimizer.step()
     same = {k: torch.equal(p, before[k]) for k, p in model.named_parameters()}
     print(sorted(k for k, v in same.items() if not v), sum(same.values()))
-    print([m for m in sys.modules if m.startswith('mm')])
+    print([m for m in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain') if m in sys.modules])
 """
 
 

@@ -8,6 +8,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from olor_mm.rollback import Rollback
 from olor_mm.rollback.reference import AdamOLORReference, SGDOLORReference
+from tests._torch import build_or_skip
 
 STEPS = 40
 SCHEDULES = {
@@ -16,7 +17,7 @@ SCHEDULES = {
     'cosine': lambda t: 0.5 * (1 + math.cos(math.pi * t / STEPS)),
 }
 FORMS = {
-    'for-loop': {'foreach': False, 'fused': False},
+    'for-loop': {'foreach': False},
     'foreach': {'foreach': True},
     'fused': {'fused': True},
 }
@@ -61,7 +62,7 @@ def test_torch_with_rollback_is_the_paper(name, form, schedule, rollback_form):
     params = make_params()
     references = [reference(p) for p in params]
     groups = [{'params': [p], 'lr': lr} for p, lr in zip(params, LRS, strict=True)]
-    optimizer = cls(groups, **options, **FORMS[form])
+    optimizer = build_or_skip(cls, groups, lr=1e-3, **options, **FORMS[form])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, SCHEDULES[schedule])
     Rollback(optimizer, dict(zip(params, LEVELS, strict=True)), form=rollback_form)
     for t in range(STEPS):

@@ -7,6 +7,7 @@ import torch
 
 from olor_mm.rollback import ANCHOR_KEY, Rollback
 from olor_mm.rollback import rollback as module
+from tests._torch import build_or_skip, grad_scaler
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'))]
 
@@ -14,9 +15,9 @@ DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.i
 def setup(device, fused, rolled=True):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
+    optimizer = build_or_skip(torch.optim.AdamW, model.parameters(), lr=1e-2, fused=fused)
     rollback = Rollback(optimizer, dict.fromkeys(model.parameters(), 0.1)) if rolled else None
-    return model, optimizer, torch.amp.GradScaler(device, init_scale=1024.0), rollback
+    return model, optimizer, grad_scaler(device, init_scale=1024.0), rollback
 
 
 def step(model, optimizer, scaler, bad=False):
@@ -78,7 +79,7 @@ def test_the_device_decides_where_reading_found_inf_would_wait(monkeypatch):
     torch.manual_seed(0)
     ours, truth = (torch.nn.Linear(4, 4) for _ in range(2))
     truth.load_state_dict(ours.state_dict())
-    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2, fused=True) for m in (ours, truth)]
+    optimizers = [build_or_skip(torch.optim.AdamW, m.parameters(), lr=1e-2, fused=True) for m in (ours, truth)]
     for m, optimizer in zip((ours, truth), optimizers, strict=True):
         Rollback(optimizer, dict(zip(m.parameters(), (0.1, 0.7), strict=True)))
     for overflow in (0.0, 1.0, 0.0):

@@ -1,0 +1,23 @@
+"""What this torch can do, for tests of things that older ones lack."""
+
+from typing import Any
+
+import pytest
+import torch
+
+
+def build_or_skip(cls: type, params: Any, **options: Any) -> torch.optim.Optimizer:
+    """The optimizer; skips the test where it asks for a fused form that this torch has not got on this device."""
+    try:
+        return cls(params, **options)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if not options.get('fused'):
+            raise
+        pytest.skip(f'no fused {cls.__name__} in torch {torch.__version__}: {error}')
+
+
+def grad_scaler(device: str, **options: Any) -> Any:
+    """A GradScaler for the device; skips the test where torch has it for CUDA alone."""
+    if not hasattr(torch.amp, 'GradScaler'):
+        pytest.skip(f'torch {torch.__version__} has no GradScaler for the CPU')
+    return torch.amp.GradScaler(device, **options)
