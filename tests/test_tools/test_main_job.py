@@ -4,9 +4,13 @@ Once on generated shapes, always, and once on real photographs from COCO where t
 """
 
 import importlib.util
+import os
 import pickle
 import re
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import pytest
 import torch
 
 from tests._data import make_coco
-from tests.test_tools._small import TOOLS, run, tool, write_small
+from tests.test_tools._small import TOOLS, environment, run, tool, write_small
 
 pytestmark = pytest.mark.slow
 
@@ -121,6 +125,36 @@ def test_resumed_equals_uninterrupted(job: Job) -> None:
     assert 'resumed epoch: 1' in done.stdout + done.stderr
     assert _same(job.weights(2, 'resumed'), job.weights(2))
     assert not _same(job.weights(1), job.weights(2))
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(job: Job) -> None:
+    command = [sys.executable, TOOLS / 'train.py', job.config, '--data-root', job.data]
+    command += ['--work-dir', job.folder / 'killed', '--resume']
+    log = job.folder / 'killed.log'
+    with log.open('w') as stream:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=job.folder,
+            env=environment(_in(job)['env']),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 120
+    while not re.search(r'Epoch\(train\) +\[2\]\[1/', log.read_text()):
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    # With its data workers, which would otherwise be left behind.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not job.checkpoint(2, 'killed').exists()
+    # The very same command again.
+    done = run(*command, **_in(job))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'resumed epoch: 1' in done.stdout + done.stderr
+    assert _same(job.weights(2, 'killed'), job.weights(2))
 
 
 def test_two_processes_end_with_equal_weights(job: Job) -> None:
