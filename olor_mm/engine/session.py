@@ -40,6 +40,8 @@ class RollbackSession:
         self.model = model
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
         self.ledger = LoadLedger(model)
+        if settings.max_level == 0:
+            self.ledger.close()
         self.layers: LayerTable | None = None if settings.roots == LOADED else self._assign(settings.roots)
         self.rollback: Rollback | None = None
         #: Parameter to lambda, 0 included, of everything below the roots that the optimizer trains.
@@ -60,7 +62,7 @@ class RollbackSession:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
-        if self.layers is None:
+        if self.layers is None or self.settings.max_level == 0:
             return
         settings, covered = self.settings, self._covered()
         owned = {p for group in optimizer.param_groups for p in group['params']}
@@ -131,6 +133,10 @@ class RollbackSession:
         self._resumed = self._resumed or resumed
         if self._started_at == self.ledger.version:
             return
+        if self.settings.max_level == 0:
+            print_log('Weight rollback (OLOR) is off: optim_wrapper.rollback.max_level=0', logger='current')
+            self._started_at = self.ledger.version
+            return
         if self.settings.roots == LOADED:
             self._attach_to_loaded(optimizer)
         rollback = self.rollback
@@ -146,7 +152,7 @@ class RollbackSession:
             print_log(format_report(self.layers, self._covered(), self.levels, origin), logger='current')
         if not self._resumed and self.settings.anchor in (None, 'current'):
             self._warn_of_random_theta_0()
-        if rollback.levels and self.settings.log:
+        if self.settings.log:
             monitor.install(self.measure)
 
     def _attach_to_loaded(self, optimizer: Optimizer) -> None:

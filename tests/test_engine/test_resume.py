@@ -71,7 +71,10 @@ def test_off_is_bit_identical_and_keeps_nothing(tmp_path):
     off.train()
     plain.train()
     assert same(weights(off), weights(plain))
-    assert not any(ANCHOR_KEY in s for s in off.optim_wrapper.optimizer.state.values())
+    optimizer = off.optim_wrapper.optimizer
+    assert not any(ANCHOR_KEY in s for s in optimizer.state.values())
+    assert not optimizer._optimizer_step_post_hooks
+    assert optimizer.param_groups[0].keys() == plain.optim_wrapper.optimizer.param_groups[0].keys()
 
 
 def test_theta_0_is_what_was_loaded_not_what_was_built(tmp_path):

@@ -1,0 +1,49 @@
+"""The number of kernels: one call for all tensors of a device and dtype, whatever their number, levels and groups."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from olor_mm.rollback import Rollback, kernels
+
+
+class Recorder(TorchDispatchMode):
+    """Names of the operators that reach the dispatcher."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def operators(number, dtypes, groups, levels):
+    params = [torch.zeros(3, dtype=dtypes[j % len(dtypes)], requires_grad=True) for j in range(number)]
+    split = [{'params': params[g::groups], 'lr': 0.1 / (g + 1)} for g in range(groups)]
+    optimizer = torch.optim.SGD(split)
+    rollback = Rollback(optimizer, {p: 0.1 * (j % levels + 1) / levels for j, p in enumerate(params)})
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    with Recorder() as recorder:
+        rollback._after_step()
+    assert rollback.num_rolled_back == number
+    return recorder.names
+
+
+@pytest.mark.parametrize('number', [2, 20, 200])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_one_operator_for_all_tensors(number, groups):
+    if not kernels._foreach_lerp_takes_a_list():
+        pytest.skip('this torch has no foreach lerp with a list of weights')
+    assert operators(number, [torch.float32], groups, levels=number) == ['_foreach_lerp_']
+    assert operators(number, [torch.float32, torch.float64], groups, levels=3) == ['_foreach_lerp_'] * 2
+
+
+@pytest.mark.parametrize('number', [20, 200])
+def test_one_operator_for_each_strength_where_a_list_is_not_taken(number, monkeypatch):
+    monkeypatch.setattr(kernels, '_foreach_lerp_takes_a_list', lambda: False)
+    assert operators(number, [torch.float32], 1, levels=4) == ['_foreach_lerp_'] * 4
