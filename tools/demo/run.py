@@ -35,9 +35,8 @@ import olor_mm
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parent
 TITLES = {'pretrain': 'pre-training on A', 'plain': 'plain fine-tuning on B', 'olor': 'fine-tuning on B with OLOR'}
-CONFIGS = (
+BASE_CONFIGS = (
     HERE / 'config.py',
-    HERE / 'finetune.py',
     *sorted((TOOLS.parent / 'configs').glob('_base_/**/*.py')),
     TOOLS.parent / 'configs' / 'baseline_maskrcnn_convnext.py',
 )
@@ -120,7 +119,7 @@ class Demo:
 
     def _train(self, name: str, config: str, options: list[str], after: Stage) -> Stage:
         options = [f'randomness.seed={self.args.seed}', *options]
-        made_by = dict(configs=digest(*CONFIGS), version=olor_mm.__version__, options=options)
+        made_by = dict(configs=digest(HERE / config, *BASE_CONFIGS), version=olor_mm.__version__, options=options)
         stage = Stage(self.out / name, after=after.fingerprint, **made_by)
         if self._reused(stage, TITLES[name]):
             return stage
