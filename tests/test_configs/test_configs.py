@@ -124,12 +124,15 @@ def test_every_preset_has_its_config() -> None:
 def test_full_size_model_builds_and_its_maps_fit_the_neck() -> None:
     import torch
     from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
 
     from olor_mm.tooling.settings import register_scope
 
     cfg = Config.fromfile(olor_mm.cfg('olor_maskrcnn_convnext.py'))
     register_scope(cfg)
-    backbone, neck = MODELS.build(cfg.model.backbone), MODELS.build(cfg.model.neck)
+    # The scope of another test's Runner may still be the current one.
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        backbone, neck = MODELS.build(cfg.model.backbone), MODELS.build(cfg.model.neck)
     with torch.no_grad():
         maps = neck(backbone(torch.zeros(1, 3, 64, 64)))
     assert [tuple(level.shape[1:]) for level in maps] == [(256, size, size) for size in (16, 8, 4, 2, 1)]
