@@ -16,7 +16,7 @@ from . import monitor
 from .ledger import LoadLedger
 from .report import format_report
 from .settings import LOADED, RollbackSettings
-from .sources import anchors_of_file, anchors_of_init_cfg
+from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
 
 __all__ = ['RollbackSession']
 
@@ -47,6 +47,8 @@ class RollbackSession:
         #: Parameter to lambda, 0 included, of everything below the roots that the optimizer trains.
         self.levels: dict[Tensor, float] = {}
         self._resumed = False
+        # FlexibleRunner's strategies initialise the model, init_cfg included, before the wrapper is built: unseen here.
+        self._initialised_before = any(getattr(module, 'is_init', False) for module in model.modules())
         self._saved_names: list[str] | None = None
         self._started_at: int | None = None
         self.verified = False
@@ -144,19 +146,24 @@ class RollbackSession:
             return
         held = sum(ANCHOR_KEY in optimizer.state.get(p, ()) for p in rollback.levels)
         origin = self._origin(held)
-        if not held:
-            rollback.give(self._given(rollback))
-        rollback.capture(again=True)
+        if held < len(rollback.levels):
+            rollback.give(self._given(rollback, held))
+        try:
+            rollback.capture(again=True)
+        except MissingAnchorError as error:
+            raise MissingAnchorError(f'{error}. The option is optim_wrapper.rollback.anchor') from None
         self._started_at = self.ledger.version
         if self.layers is not None:
             print_log(format_report(self.layers, self._covered(), self.levels, origin), logger='current')
-        if not self._resumed and self.settings.anchor in (None, 'current'):
+        if not self._resumed and not self._initialised_before and self.settings.anchor in (None, 'current'):
             self._warn_of_random_theta_0()
         if self.settings.log:
             monitor.install(self.measure)
 
     def _attach_to_loaded(self, optimizer: Optimizer) -> None:
         loaded = {name for name, p in self.names.items() if p in self.ledger.delivered}
+        if self._initialised_before:
+            loaded |= delivered_by_init_cfg(self._unwrapped()).keys()
         if self._resumed:
             kept = (name for name, p in self.names.items() if ANCHOR_KEY in optimizer.state.get(p, ()))
             loaded = set(self._saved_names if self._saved_names is not None else kept)
@@ -180,15 +187,15 @@ class RollbackSession:
             model = inner
         return model
 
-    def _given(self, rollback: Rollback) -> dict[Tensor, Tensor]:
-        """theta_0 where the settings say where it is to be read."""
+    def _given(self, rollback: Rollback, held: int) -> dict[Tensor, Tensor]:
+        """theta_0 where the settings say where it is to be read, for what the optimizer's state does not hold."""
         anchor = self.settings.anchor
         wanted = {name: p for name, p in self.names.items() if p in rollback.levels}
         if anchor == 'init_cfg':
             return anchors_of_init_cfg(self._unwrapped(), wanted)
         if anchor not in (None, 'current'):
             return anchors_of_file(anchor, self._unwrapped(), wanted)
-        if self._resumed and anchor is None and self._saved_names is None:
+        if self._resumed and anchor is None and not held and self._saved_names is None:
             raise MissingAnchorError(
                 f'the run is resumed, but its checkpoint has no theta_0 of the {len(wanted)} tensors to be pulled back '
                 '(it was saved without OLOR, or with save_optimizer=False). Pulling them back to what they are now '

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .ledger import LoadLedger
 
-__all__ = ['anchors_of_file', 'anchors_of_init_cfg']
+__all__ = ['anchors_of_file', 'anchors_of_init_cfg', 'delivered_by_init_cfg']
 
 
 def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
@@ -60,12 +60,17 @@ def anchors_of_init_cfg(model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[
     Raises:
         ValueError: If they do not have every wanted parameter.
     """
+    return _select(delivered_by_init_cfg(model), wanted, "optim_wrapper.rollback.anchor='init_cfg'")
+
+
+def delivered_by_init_cfg(model: nn.Module) -> dict[str, Tensor]:
+    """Name to value of the parameters that the checkpoints of ``init_cfg`` deliver; the model is not touched."""
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, BaseModule) and _is_pretrained(module.init_cfg):
             prefix = f'{name}.' if name else ''
             found.update({prefix + key: value for key, value in _deliver(module, _initialise).items()})
-    return _select(found, wanted, "optim_wrapper.rollback.anchor='init_cfg'")
+    return found
 
 
 def _is_pretrained(init_cfg: object) -> bool:

@@ -10,7 +10,7 @@ from mmengine.runner import FlexibleRunner
 from torch import nn
 
 from olor_mm.layers import assign_layers
-from olor_mm.rollback import layerwise_penalty
+from olor_mm.rollback import MissingAnchorError, layerwise_penalty
 from tests._torch import grad_scaler
 
 from ._toy import ToyModel, make_runner, toy_config, weights
@@ -86,6 +86,33 @@ def test_roots_loaded_from_init_cfg(tmp_path):
     rollback = runner.optim_wrapper.rollback_session.rollback
     names = {k for k, p in runner.model.named_parameters() if p in rollback.levels}
     assert names == {k for k, _ in runner.model.named_parameters() if k.startswith('backbone')}
+
+
+def test_anchor_from_a_file_in_a_fresh_run(tmp_path):
+    state = pretrained(tmp_path)
+    file = str(tmp_path / 'pretrained.pth')
+    runner = make_runner(toy_config(tmp_path / 'a', rollback={'max_level': 0.1, 'min_level': 0.1, 'anchor': file}))
+    runner.train()
+    rollback = runner.optim_wrapper.rollback_session.rollback
+    names = {p: name for name, p in runner.model.named_parameters()}
+    assert len(rollback.levels) == 10
+    assert all(torch.equal(rollback.anchor(p), state[names[p]]) for p in rollback.levels)
+
+
+def test_other_roots_after_a_resume_need_to_be_told_their_theta_0(tmp_path):
+    state = pretrained(tmp_path)
+    file = str(tmp_path / 'pretrained.pth')
+    rollback = {'max_level': 0.1, 'min_level': 0.1}
+    optimizer = {'type': 'AdamW', 'lr': 0.01}
+    make_runner(toy_config(tmp_path / 'a', rollback=rollback, optimizer=optimizer, load_from=file)).train()
+    options = {'load_from': str(tmp_path / 'a' / 'epoch_1.pth'), 'resume': True, 'optimizer': optimizer}
+    rollback['roots'] = ('backbone', 'head')
+    with pytest.raises(MissingAnchorError, match=r'head\.weight'):
+        make_runner(toy_config(tmp_path / 'b', rollback=rollback, **options)).train()
+    runner = make_runner(toy_config(tmp_path / 'b', rollback={**rollback, 'anchor': file}, **options))
+    runner.train()
+    found = runner.optim_wrapper.rollback_session.rollback
+    assert all(torch.equal(found.anchor(p), state[name]) for name, p in runner.model.named_parameters())
 
 
 def test_roots_loaded_without_any_checkpoint_is_an_error(tmp_path):
@@ -229,16 +256,22 @@ def weights_of(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_flexible_runner(tmp_path):
-    """Its strategy loads the weights after the wrapper was built and never calls initialize_count_status."""
+@pytest.mark.parametrize('source', ['load_from', 'init_cfg'])
+@pytest.mark.parametrize('roots', [('backbone',), 'loaded'])
+def test_flexible_runner(source, roots, tmp_path, caplog):
+    """Its strategy initialises before the wrapper is built, loads after, and never calls initialize_count_status."""
     state = pretrained(tmp_path)
-    config = toy_config(tmp_path / 'a', rollback={'max_level': 0.1, 'min_level': 0.1})
-    config.load_from = str(tmp_path / 'pretrained.pth')
+    file = str(tmp_path / 'pretrained.pth')
+    config = toy_config(tmp_path / 'a', rollback={'max_level': 0.1, 'min_level': 0.1, 'roots': roots})
+    if source == 'load_from':
+        config.load_from = file
+    else:
+        config.model.backbone = {'init_cfg': {'type': 'Pretrained', 'checkpoint': file, 'prefix': 'backbone.'}}
     config.strategy = {'type': 'SingleDeviceStrategy'}
     config.env_cfg = {'dist_cfg': {'backend': 'gloo'}}
-    config.experiment_name = 'toy_flexible'
+    config.experiment_name = f'toy_flexible_{source}_{roots[0]}'
     runner = FlexibleRunner.from_cfg(config)
-    runner.train()
+    assert 'came from no checkpoint' not in logged(caplog, runner)
     rollback = runner.optim_wrapper.rollback_session.rollback
     assert rollback.num_steps == 18
     for name, param in runner.model.named_parameters():
