@@ -204,8 +204,6 @@ def _shipped_hint(path: Path) -> list[str]:
 
 def _import_reason(error: BaseException) -> str:
     """MMEngine hides why an import failed behind one of its own; the cause says which package."""
-    reason = str(error)
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-        reason = f'{reason}: {error}'
-    return reason
+    return str(error)

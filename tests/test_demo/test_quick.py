@@ -57,8 +57,10 @@ def check_files(out: Path) -> None:
         assert set(row) == expected | (set() if name == 'pretrained' else {'distance', 'distance_backbone'})
         assert all(math.isfinite(value) for value in row.values())
     assert found['rows']['olor']['distance'] > 0
-    for points in found['curves'].values():
-        assert [point['iteration'] for point in points] == [0, 4, 8]
+    iterations = {name: [point['iteration'] for point in points] for name, points in found['curves'].items()}
+    assert iterations['olor'] == [0, 4, 8]
+    # Ctrl-C in the middle of a validation loses that one: MMEngine goes on after it.
+    assert iterations['plain'] in ([0, 4, 8], [0, 8])
     assert (out / 'curves.png').read_bytes().startswith(b'\x89PNG')
     assert '| then OLOR fine-tuning on B  |' in (out / 'results.md').read_text()
 
