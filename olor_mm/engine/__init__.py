@@ -6,7 +6,7 @@ from mmengine.registry import OPTIM_WRAPPERS as _MMENGINE_WRAPPERS
 
 from .constructor import OLOROptimWrapperConstructor
 from .hooks import ResumableRandomnessHook
-from .loading import UnsafeCheckpointError, load_from_local, register_safe_loader
+from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_local, register_safe_loader
 from .session import RollbackSession
 from .settings import RollbackSettings
 from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
@@ -14,6 +14,7 @@ from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrappe
 __all__ = [
     'AmpOLOROptimWrapper',
     'ApexOLOROptimWrapper',
+    'BrokenCheckpointError',
     'OLOROptimWrapper',
     'OLOROptimWrapperConstructor',
     'ResumableRandomnessHook',

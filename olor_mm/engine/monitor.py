@@ -35,10 +35,19 @@ class DiscrepancyScalar(HistoryBuffer):
         if self._read is None or self._read[0] != step:
             overall, layers = self._measure()
             self._read = (step, overall)
-            if layers and Visualizer.check_instance_created(hub.instance_name):
+            visualizer = _visualizer()
+            if layers and visualizer is not None:
                 values: dict[str, Any] = {f'{DISCREPANCY}/{label}': value for label, value in layers.items()}
-                Visualizer.get_instance(hub.instance_name).add_scalars(values, step=step)
+                visualizer.add_scalars(values, step=step)
         return self._read[1]
+
+
+def _visualizer() -> Visualizer | None:
+    """The run's visualizer, whatever its name; None outside of a run."""
+    try:
+        return Visualizer.get_current_instance()
+    except RuntimeError:
+        return None
 
 
 def install(measure: Callable[[], tuple[float, dict[str, float]]]) -> None:

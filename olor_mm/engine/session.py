@@ -167,14 +167,24 @@ class RollbackSession:
         if self._resumed:
             kept = (name for name, p in self.names.items() if ANCHOR_KEY in optimizer.state.get(p, ()))
             loaded = set(self._saved_names if self._saved_names is not None else kept)
+        if not loaded and self._resumed:
+            raise MissingAnchorError(
+                "optim_wrapper.rollback.roots='loaded': the run is resumed from a checkpoint that was saved without "
+                "OLOR, so what had been loaded at its start is not known; name the roots, as ('backbone',), and give "
+                'optim_wrapper.rollback.anchor'
+            )
         if not loaded:
             raise ValueError(
                 "optim_wrapper.rollback.roots='loaded': no checkpoint delivered any parameter of the model; set "
                 "load_from or an init_cfg of type 'Pretrained', or name the roots, as ('backbone',)"
             )
         tops = {name.split('.')[0] for name in loaded}
-        roots = [child for child, _ in self._unwrapped().named_children() if child in tops]
-        layers = self._assign(roots if tops <= set(roots) else ('',))
+        children = [child for child, _ in self._unwrapped().named_children() if child in tops]
+        # Heads run last wherever they are registered: DETR's is in front of its encoder. A model without a backbone
+        # of that name is one itself.
+        roots = sorted(children, key=lambda child: 'head' in child)
+        whole = not tops <= set(children) or not any('backbone' in child for child in children)
+        layers = self._assign(('',) if whole else roots)
         index = {name: i for name, i in layers.index.items() if name in loaded}
         self.layers = LayerTable(index=index, num_layers=layers.num_layers, labels=layers.labels, how=layers.how)
         if self.rollback is not None:
@@ -231,7 +241,8 @@ class RollbackSession:
         more = f' and {len(unmatched) - 5} more' if len(unmatched) > 5 else ''
         print_log(
             f'theta_0: {len(unmatched)} of {len(names)} tensors came from no checkpoint and are pulled back to their '
-            f"initial values: {shown}{more}. optim_wrapper.rollback.roots='loaded' leaves such weights alone",
+            f"initial values: {shown}{more}. optim_wrapper.rollback.roots='loaded' leaves such weights alone. (What a "
+            'constructor loads by itself, as timm does with pretrained=True, is not seen here.)',
             logger='current',
             level=logging.WARNING,
         )
@@ -271,6 +282,13 @@ class RollbackSession:
                     "step is torch.optim.Optimizer's, or take the rollback out of the config"
                 )
             return
+        groups = [g for g in rollback.optimizer.param_groups if any(p in rollback.levels for p in g['params'])]
+        if all(group.get('initial_lr') == 0 for group in groups):
+            raise RuntimeError(
+                'the learning rate of everything below optim_wrapper.rollback.roots is 0 (lr_mult=0?), and the pull is '
+                'in proportion to it: nothing is trained and nothing pulled back there; name other roots, or another '
+                'lr_mult'
+            )
         if rollback.num_rolled_back == 0 and any(p.requires_grad for p in rollback.levels):
             raise RuntimeError(
                 f'the first step pulled nothing back: none of the {len(rollback.levels)} tensors below '

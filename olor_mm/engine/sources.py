@@ -33,7 +33,13 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
         FileNotFoundError: If there is no such file.
         ValueError: If it lacks a wanted parameter, or has it in another shape.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+    option = f'optim_wrapper.rollback.anchor={file!r}'
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{option}: no such file; give a checkpoint file, 'init_cfg' or 'current'") from None
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'{option} holds a {type(checkpoint).__name__}, no weights by name; give a checkpoint file')
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
     state = {key.removeprefix('module.'): value for key, value in state.items()}
 
@@ -44,7 +50,7 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
     for name, child in model.named_children():
         if any(key.startswith(f'{name}.') for key in wanted) and not any(key.startswith(f'{name}.') for key in found):
             found.update({f'{name}.{key}': value for key, value in _deliver(child, load).items()})
-    return _select(found, wanted, f'optim_wrapper.rollback.anchor={file!r}')
+    return _select(found, wanted, option)
 
 
 def anchors_of_init_cfg(model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
@@ -60,7 +66,11 @@ def anchors_of_init_cfg(model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[
     Raises:
         ValueError: If they do not have every wanted parameter.
     """
-    return _select(delivered_by_init_cfg(model), wanted, "optim_wrapper.rollback.anchor='init_cfg'")
+    option = "optim_wrapper.rollback.anchor='init_cfg'"
+    found = delivered_by_init_cfg(model)
+    if not found:
+        raise ValueError(f"{option}: no init_cfg of the model is of type 'Pretrained'; give a checkpoint file instead")
+    return _select(found, wanted, option)
 
 
 def delivered_by_init_cfg(model: nn.Module) -> dict[str, Tensor]:

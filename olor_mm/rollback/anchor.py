@@ -102,6 +102,14 @@ def anchors_from_file(file: str | Path, named_parameters: Iterable[tuple[str, Te
     return anchors_from_state_dict(torch.load(file, map_location='cpu', weights_only=True), named_parameters, prefix)
 
 
+def _fit(value: Tensor, param: Tensor) -> Tensor:
+    """``value`` in the parameter's dtype, device and memory layout, which the kernels rely on."""
+    value = value.detach().to(device=param.device, dtype=param.dtype)
+    if value.stride() != param.stride():
+        value = torch.empty_like(param, memory_format=torch.preserve_format).copy_(value)
+    return value
+
+
 def _has_stepped(state: Mapping[str, Any] | None) -> bool:
     """Whether the base optimizer has updated the parameter of this state. Adagrad fills it before its first step."""
     if not state:
@@ -179,7 +187,7 @@ class AnchorStore:
         for param in self._wanted:
             state = self._state.get(param)
             if state and ANCHOR_KEY in state:
-                self._known[param] = state[ANCHOR_KEY]
+                self._known[param] = state[ANCHOR_KEY] = _fit(state[ANCHOR_KEY], param)
                 self._pending.pop(param, None)
                 self.given.pop(param, None)
             elif not param.requires_grad:
@@ -204,7 +212,7 @@ class AnchorStore:
             value = self.given.pop(param)
             if value.data_ptr() == param.data_ptr():
                 value = value.clone()
-            self._pending[param] = value.to(device=param.device, dtype=param.dtype)
+            self._pending[param] = _fit(value, param)
         elif never_stepped or self.on_missing == 'current':
             self._pending[param] = param.detach().clone(memory_format=torch.preserve_format)
         else:

@@ -6,12 +6,11 @@ dtype and device, and the strengths a in [0, 1]. ``single_tensor`` says what is 
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ['foreach', 'masked', 'single_tensor']
+__all__ = ['foreach', 'fused', 'single_tensor']
 
 
 def single_tensor(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: Sequence[float | Tensor]) -> None:
@@ -35,38 +34,55 @@ def foreach(params: list[Tensor], anchors: list[Tensor], weights: list[float]) -
         torch._foreach_lerp_(some_params, some_anchors, weight)
 
 
-def masked(params: list[Tensor], anchors: list[Tensor], weights: list[float], found_inf: Tensor) -> None:
-    """Nothing where ``found_inf`` is 1, else the rollback, decided on the device: the host never waits.
+def fused(
+    params: list[Tensor],
+    anchors: list[Tensor],
+    weights: list[float],
+    found_inf: Tensor | None = None,
+    dense: bool = True,
+) -> None:
+    """The rollback by torch's fused SGD; nothing where ``found_inf`` is 1, decided on the device, without a wait.
 
-    A step of torch's fused SGD on the "gradient" theta - theta_0, which weight decay 1 builds in the same pass, is
-    theta - a (theta - theta_0), and that kernel takes ``found_inf``. It is the lerp in the arithmetic that
-    ``torch.lerp`` uses below a = 0.5 too; above, and where the kernel is missing, a is multiplied by 1 - found_inf.
+    A step of SGD on the "gradient" theta_0 - theta, which weight decay -1 builds in the same pass, with learning rate
+    -a is theta + a (theta_0 - theta): the lerp in the arithmetic that ``torch.lerp`` has below a = 0.5 too. That kernel
+    takes ``found_inf``, and on the CPU it is the faster one. One call for each distinct weight. Above a = 0.5, and
+    where the kernel is missing or cannot take the tensors, it is the lerp with a multiplied by 1 - found_inf.
 
     Args:
         params: Parameters, modified in place.
         anchors: theta_0 of each.
         weights: a of each.
-        found_inf: One float32 element on the device of the parameters: 0. or 1., as GradScaler sets it.
+        found_inf: One float32 element on the device of the parameters: 0. or 1., as GradScaler sets it. Defaults
+            to None.
+        dense: Whether parameters and anchors fill their memory in the same order, without gaps: the kernel walks it as
+            it lies and does not ask. Defaults to True.
     """
+    possible = dense and _fused_sgd_takes(params[0].device.type, params[0].dtype)
     for weight, (some_params, some_anchors) in _by_weight(params, anchors, weights).items():
-        if weight < 0.5 and _fused_sgd_takes_found_inf(some_params[0].device.type):
-            torch._fused_sgd_(
-                some_params,
-                some_anchors,
-                [],
-                weight_decay=1.0,
-                momentum=0.0,
-                lr=weight,
-                dampening=0.0,
-                nesterov=False,
-                maximize=True,
-                is_first_step=False,
-                grad_scale=None,
-                found_inf=found_inf,
-            )
+        if possible and weight < 0.5:
+            _fused_sgd(some_params, some_anchors, weight, found_inf)
+        elif found_inf is None:
+            foreach(some_params, some_anchors, [weight] * len(some_params))
         else:
             scale = (1.0 - found_inf.reshape(()).to(some_params[0].dtype)) * weight
             single_tensor(some_params, some_anchors, [scale] * len(some_params))
+
+
+def _fused_sgd(params: list[Tensor], anchors: list[Tensor], weight: float, found_inf: Tensor | None) -> None:
+    torch._fused_sgd_(
+        params,
+        anchors,
+        [],
+        weight_decay=-1.0,
+        momentum=0.0,
+        lr=-weight,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        grad_scale=None,
+        found_inf=found_inf,
+    )
 
 
 def _by_weight(
@@ -90,14 +106,15 @@ def _foreach_lerp_takes_a_list() -> bool:
 
 
 @cache
-def _fused_sgd_takes_found_inf(device_type: str) -> bool:
-    if not hasattr(torch, '_fused_sgd_'):
+def _fused_sgd_takes(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether the kernel exists for this device and dtype and does what :func:`fused` needs of it."""
+    if not hasattr(torch, '_fused_sgd_') or not dtype.is_floating_point:
         return False
-    param, anchor, no = (torch.full((1,), v, device=device_type) for v in (1.0, 2.0, 0.0))
-    hyper: dict[str, Any] = {'weight_decay': 1.0, 'momentum': 0.0, 'lr': 0.25, 'dampening': 0.0}
-    hyper.update(nesterov=False, maximize=True, is_first_step=False)
     try:
-        torch._fused_sgd_([param], [anchor], [], **hyper, grad_scale=None, found_inf=no)
+        params = [torch.ones(1, device=device_type, dtype=dtype) for _ in range(2)]
+        anchor = torch.full((1,), 2.0, device=device_type, dtype=dtype)
+        for param, skip in zip(params, (0.0, 1.0), strict=True):
+            _fused_sgd([param], [anchor], 0.25, torch.tensor(skip, device=device_type))
     except (RuntimeError, TypeError, NotImplementedError):
         return False
-    return bool(param.item() == 1.25)
+    return [param.item() for param in params] == [1.25, 1.0] and anchor.item() == 2.0

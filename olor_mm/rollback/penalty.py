@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 
 from torch import Tensor
+
+from olor_mm.layers import canonical_name
 
 __all__ = ['check_level', 'layerwise_levels', 'layerwise_penalty']
 
@@ -19,7 +22,7 @@ def check_level(option: str, value: float) -> float:
     Raises:
         ValueError: If ``value`` is no number, not finite or outside [0, 1].
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= 1.0:
         raise ValueError(
             f'{option}={value!r} is not a rollback level: give a number from 0 (never pulled back) to 1 '
             '(back at the pre-trained value after every step); the paper searches 1e-4 to 1'
@@ -35,7 +38,7 @@ def _check_penalty(max_level: float, min_level: float, power: float) -> None:
             f'min_level={min_level!r} is above max_level={max_level!r}: shallow layers take max_level and deep ones '
             'min_level, so give min_level <= max_level'
         )
-    number = isinstance(power, (int, float)) and not isinstance(power, bool)
+    number = isinstance(power, Real) and not isinstance(power, bool)
     if not number or not math.isfinite(power) or power <= 0:
         raise ValueError(f'power={power!r} must be a finite number above 0: the paper searches 1, 2 and 4')
 
@@ -84,7 +87,7 @@ def layerwise_levels(
     """Levels for :class:`~olor_mm.rollback.Rollback` from a table of layer indices.
 
     Args:
-        named_parameters: As ``model.named_parameters()`` gives them.
+        named_parameters: As ``model.named_parameters()`` gives them, of the model bare or wrapped.
         index: Parameter name to layer index, as ``olor_mm.layers.assign_layers(model).index``. Parameters that it does
             not name get no level: they are left alone.
         n: Index of the deepest layer.
@@ -99,7 +102,9 @@ def layerwise_levels(
         ValueError: If no parameter is named by ``index``, or an argument is outside its range.
     """
     _check_penalty(max_level, min_level, power)
-    levels = {p: layerwise_penalty(index[k], n, max_level, min_level, power) for k, p in named_parameters if k in index}
+    # The table has canonical names; those of a compiled or otherwise wrapped model are not.
+    canonical = [(canonical_name(name), p) for name, p in named_parameters]
+    levels = {p: layerwise_penalty(index[k], n, max_level, min_level, power) for k, p in canonical if k in index}
     if not levels:
         raise ValueError('no parameter has a layer index: named_parameters and index have no name in common')
     return levels

@@ -1,5 +1,6 @@
 """Rollback: weight rollback joined to any ``torch.optim.Optimizer`` through its step hooks."""
 
+import warnings
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,13 @@ _attached: 'weakref.WeakKeyDictionary[Optimizer, weakref.ref[Rollback]]' = weakr
 
 
 class _Batch:
-    """Tensors of one device and dtype: what one call of a kernel takes."""
+    """Tensors of one device and dtype: what one call of a kernel takes.
 
-    def __init__(self) -> None:
+    ``dense`` says that each parameter and its anchor fill their memory in the same order, without gaps.
+    """
+
+    def __init__(self, dense: bool) -> None:
+        self.dense = dense
         self.params: list[Tensor] = []
         self.anchors: list[Tensor] = []
         self.levels: list[float] = []
@@ -37,7 +42,8 @@ class Rollback:
     of the parameter's group at that step (paper, equations 3 to 8; Algorithms 1 and 2 are this after SGD and Adam).
     A step that a GradScaler skips is no step, also with ``fused=True``. A parameter without gradient in a step is left
     alone in that step. ``initial_lr`` is the key that torch's and MMEngine's schedulers write into the group; without
-    it the group's first learning rate above 0 takes its place and is kept with the optimizer's state.
+    it the group's first learning rate above 0 takes its place and is kept with the optimizer's state: with a warm-up by
+    hand, set ``group['initial_lr']`` to the peak yourself.
 
     theta_0 is taken just before the first step and kept in ``optimizer.state[p]``, so ``optimizer.state_dict()`` saves
     it and ``load_state_dict`` brings it back. Build it after the pre-trained weights were loaded and in the same order
@@ -208,9 +214,12 @@ class Rollback:
             if not params:
                 return
         if found_inf is not None:
-            kernels.masked(params, anchors, weights, found_inf.to(params[0].device, non_blocking=True))
+            found_inf = found_inf.to(params[0].device, non_blocking=True)
+            kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
         elif self.form == 'single_tensor':
             kernels.single_tensor(params, anchors, weights)
+        elif params[0].device.type == 'cpu':
+            kernels.fused(params, anchors, weights, dense=batch.dense)
         else:
             kernels.foreach(params, anchors, weights)
 
@@ -227,9 +236,11 @@ class Rollback:
                 if param.grad.is_sparse:
                     name = self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
                     raise ValueError(f'{name} has a sparse gradient, which rollback does not take: use sparse=False')
-                batch = batches.setdefault((param.device, param.dtype), _Batch())
+                anchor = self._store[param]
+                dense = _is_dense(param) and param.stride() == anchor.stride()
+                batch = batches.setdefault((param.device, param.dtype, dense), _Batch(dense))
                 batch.params.append(param)
-                batch.anchors.append(self._store[param])
+                batch.anchors.append(anchor)
                 batch.levels.append(self.levels[param])
                 batch.groups.append(g)
         self._active = active
@@ -259,6 +270,11 @@ class Rollback:
         return {key: d / t if t else (float('inf') if d else 0.0) for key, (d, t) in zip(keys, values, strict=True)}
 
 
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory without gaps, in whatever order of dimensions."""
+    return sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1 == tensor.numel()
+
+
 def _nobody() -> None:
     return None
 
@@ -285,6 +301,13 @@ def _ratio(group: dict[str, Any]) -> float | Tensor:
             initial = group[INITIAL_LR_KEY] = lr
         elif isinstance(lr, Tensor) and not isinstance(initial, Tensor):
             initial = group[INITIAL_LR_KEY] = lr.clone()
+        elif not isinstance(lr, Tensor) and lr > initial * (1 + 1e-6) > 0:
+            warnings.warn(
+                f'the learning rate {lr:.3g} is above {initial:.3g}, that of the first step, which stands for the peak '
+                'in the strength of the rollback: weights are pulled back more than their level says. Set '
+                "group['initial_lr'] of every param_group to the peak before the first step, as schedulers do",
+                stacklevel=2,
+            )
     if isinstance(lr, Tensor):
         return lr / initial
     initial = float(initial)

@@ -123,6 +123,11 @@ def _check_rollback(cfg: Config) -> None:
         anchor = RollbackSettings.from_cfg(wrapper.get('rollback')).anchor
         if anchor not in (None, 'init_cfg', 'current'):
             check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
+    elif 'rollback' in wrapper:
+        raise InputError(
+            f'optim_wrapper.rollback={dict(wrapper["rollback"] or {})} is set, but nothing reads it',
+            'set optim_wrapper.constructor=olor_mm.OLOROptimWrapperConstructor too',
+        )
 
 
 def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:

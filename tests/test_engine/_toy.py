@@ -108,7 +108,9 @@ def make_runner(config, **changes):
     config = config.copy()
     for key, value in changes.items():
         config[key] = value
+    # Names of its own: MMEngine keeps message hubs and visualizers by name.
     config.experiment_name = f'toy_{next(_runs)}'
+    config.visualizer.name = f'visualizer of {config.experiment_name}'
     torch.manual_seed(0)
     return Runner.from_cfg(config)
 

@@ -193,6 +193,31 @@ def test_a_step_without_gradients_at_the_roots_is_an_error():
         wrapper.update_params(loss)
 
 
+def test_a_learning_rate_of_0_at_the_roots_is_an_error(tmp_path):
+    config = toy_config(tmp_path, rollback={'max_level': 0.1})
+    config.optim_wrapper.paramwise_cfg = {'custom_keys': {'backbone': {'lr_mult': 0.0}}}
+    with pytest.raises(RuntimeError, match=r'learning rate.*is 0 \(lr_mult=0\?\)'):
+        make_runner(config).train()
+
+
+def test_roots_loaded_puts_heads_last_wherever_they_are_registered():
+    class Detr(ToyModel):
+        def __init__(self):
+            super().__init__()
+            self.bbox_head = self._modules.pop('head')
+            self.encoder = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(2)])
+
+    model = Detr()
+    wrapper = build(model, {'max_level': 0.1, 'roots': 'loaded'})
+    model.load_state_dict(Detr().state_dict())
+    wrapper.initialize_count_status(model, 0, 4)
+    index = wrapper.rollback_session.layers.index
+    assert max(i for name, i in index.items() if 'encoder' in name) < index['bbox_head.weight']
+    assert max(i for name, i in index.items() if 'backbone' in name) < min(
+        i for name, i in index.items() if 'encoder' in name
+    )
+
+
 def test_an_optimizer_that_skips_its_hooks_is_an_error():
     class Hookless(torch.optim.SGD):
         def step(self, closure=None):

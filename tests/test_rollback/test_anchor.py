@@ -1,6 +1,7 @@
 """theta_0: when it is taken, where it comes from, what a checkpoint without it leads to, what detach() leaves."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -225,6 +226,7 @@ def test_sparse_gradients_are_refused_at_the_first_step():
     ],
 )
 @pytest.mark.parametrize('as_tensor', [False, True])
+@pytest.mark.filterwarnings('ignore:the learning rate 0.4 is above')
 def test_strength_follows_the_learning_rate(lrs, initial, strengths, as_tensor):
     p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([p], lr=lrs[0])
@@ -237,6 +239,26 @@ def test_strength_follows_the_learning_rate(lrs, initial, strengths, as_tensor):
         p.grad = torch.zeros_like(p)
         optimizer.step()
         assert p.item() == pytest.approx(before + a * (1 - before), abs=1e-12)
+
+
+def test_a_warm_up_by_hand_is_warned_of_unless_the_peak_is_said():
+    def run(initial):
+        p = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([p], lr=0.01)
+        if initial:
+            optimizer.param_groups[0]['initial_lr'] = initial
+        Rollback(optimizer, {p: 0.1}, anchor={p: torch.ones(1)})
+        for lr in (0.01, 0.1):
+            optimizer.param_groups[0]['lr'] = lr
+            p.grad = torch.zeros_like(p)
+            optimizer.step()
+        return p.item()
+
+    with pytest.warns(UserWarning, match=r'0\.1 is above 0\.01.*initial_lr'):
+        assert run(None) == 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert run(0.1) == pytest.approx(1 - 0.99 * 0.9)
 
 
 def test_discrepancy_is_its_definition():

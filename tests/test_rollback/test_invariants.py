@@ -110,7 +110,7 @@ def test_save_and_resume_equals_never_having_stopped(shapes, name, levels, stop,
 
 @settings(max_examples=50, deadline=None)
 @given(shapes=shapes, dtype=dtypes, weights=st.lists(level, min_size=5, max_size=5))
-@pytest.mark.parametrize('kernel', ['foreach', 'single_tensor', 'masked'])
+@pytest.mark.parametrize('kernel', ['foreach', 'single_tensor', 'fused', 'fused, masked'])
 @pytest.mark.parametrize('lists', [True, False])
 def test_every_kernel_is_the_reference(kernel, lists, shapes, dtype, weights):
     params = [p.detach() for p in make(shapes, dtype)]
@@ -118,13 +118,14 @@ def test_every_kernel_is_the_reference(kernel, lists, shapes, dtype, weights):
     truth = [rollback_reference(p, t, a) for p, t, a in zip(params, anchors, weights, strict=False)]
     kept = copy.deepcopy(anchors)
     arguments = [params, anchors, weights[: len(params)]]
-    if kernel == 'masked':
+    kernel, _, masked = kernel.partition(', ')
+    if masked:
         arguments.append(torch.zeros(1))
     with pytest.MonkeyPatch.context() as patch:
         # An older torch has no foreach lerp with a list of weights and no fused SGD.
         if not lists:
             patch.setattr(kernels, '_foreach_lerp_takes_a_list', lambda: False)
-            patch.setattr(kernels, '_fused_sgd_takes_found_inf', lambda device: False)
+            patch.setattr(kernels, '_fused_sgd_takes', lambda device, dtype: False)
         getattr(kernels, kernel)(*arguments)
     eps = torch.finfo(dtype).eps
     for p, t, before, after in zip(params, truth, kept, anchors, strict=True):
@@ -135,8 +136,8 @@ def test_every_kernel_is_the_reference(kernel, lists, shapes, dtype, weights):
 @pytest.mark.parametrize('lists', [True, False])
 def test_a_masked_step_changes_nothing(lists, monkeypatch):
     if not lists:
-        monkeypatch.setattr(kernels, '_fused_sgd_takes_found_inf', lambda device: False)
+        monkeypatch.setattr(kernels, '_fused_sgd_takes', lambda device, dtype: False)
     params = [torch.randn(3), torch.randn(2, 2), torch.tensor([-0.0])]
     kept = copy.deepcopy(params)
-    kernels.masked(params, [torch.ones_like(p) for p in params], [0.1, 0.7, 1.0], torch.ones(1))
+    kernels.fused(params, [torch.ones_like(p) for p in params], [0.1, 0.7, 1.0], torch.ones(1))
     assert all(torch.equal(p, q) for p, q in zip(params, kept, strict=True))

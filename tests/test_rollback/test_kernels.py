@@ -1,4 +1,4 @@
-"""The number of kernels: one call for all tensors of a device and dtype, whatever their number, levels and groups."""
+"""The number of kernels: it does not grow with the number of tensors and groups."""
 
 import pytest
 import torch
@@ -34,9 +34,17 @@ def operators(number, dtypes, groups, levels):
     return recorder.names
 
 
+@pytest.mark.parametrize('number', [4, 20, 200])
+def test_on_the_cpu_one_operator_for_each_strength(number):
+    if not kernels._fused_sgd_takes('cpu', torch.float32):
+        pytest.skip('this torch has no fused SGD for the CPU')
+    assert operators(number, [torch.float32], 1, levels=4) == ['_fused_sgd_'] * 4
+
+
 @pytest.mark.parametrize('number', [2, 20, 200])
 @pytest.mark.parametrize('groups', [1, 2])
-def test_one_operator_for_all_tensors(number, groups):
+def test_elsewhere_one_operator_for_all_tensors(number, groups, monkeypatch):
+    monkeypatch.setattr(kernels, 'fused', lambda p, a, w, dense: kernels.foreach(p, a, w))
     if not kernels._foreach_lerp_takes_a_list():
         pytest.skip('this torch has no foreach lerp with a list of weights')
     assert operators(number, [torch.float32], groups, levels=number) == ['_foreach_lerp_']
@@ -45,5 +53,26 @@ def test_one_operator_for_all_tensors(number, groups):
 
 @pytest.mark.parametrize('number', [20, 200])
 def test_one_operator_for_each_strength_where_a_list_is_not_taken(number, monkeypatch):
+    monkeypatch.setattr(kernels, 'fused', lambda p, a, w, dense: kernels.foreach(p, a, w))
     monkeypatch.setattr(kernels, '_foreach_lerp_takes_a_list', lambda: False)
     assert operators(number, [torch.float32], 1, levels=4) == ['_foreach_lerp_'] * 4
+
+
+@pytest.mark.parametrize('layout', ['channels_last', 'transposed', 'sliced'])
+def test_any_memory_layout(layout):
+    """The fused kernel walks the memory of both tensors as it lies, so the anchor must lie as the parameter does."""
+    start = torch.randn(4, 3, 5, 5)
+    if layout == 'channels_last':
+        value = start.to(memory_format=torch.channels_last)
+    elif layout == 'transposed':
+        value = start.transpose(0, 1)
+    else:
+        value = torch.randn(8, 3, 5, 5)[::2]
+    param = torch.nn.Parameter(value)
+    anchor = torch.randn(param.shape)
+    truth = torch.lerp(param.detach(), anchor, 0.25)
+    optimizer = torch.optim.SGD([param], lr=0.1)
+    Rollback(optimizer, {param: 0.25}, anchor={param: anchor.contiguous()})
+    param.grad = torch.zeros_like(param)
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), truth)

@@ -66,5 +66,7 @@ def test_levels_of_a_model():
     index = {'0.weight': 0, '0.bias': 0, '1.weight': 1}
     levels = layerwise_levels(model.named_parameters(), index, 1, 0.1, power=2)
     assert levels == {model[0].weight: 0.1, model[0].bias: 0.1, model[1].weight: 0.0}
+    wrapped = torch.nn.Sequential(torch.compile(model[0]), *model[1:])
+    assert layerwise_levels(wrapped.named_parameters(), index, 1, 0.1, power=2) == levels
     with pytest.raises(ValueError, match='no name in common'):
         layerwise_levels(model.named_parameters(), {'backbone.x': 0}, 1, 0.1)
