@@ -111,11 +111,16 @@ def _fit(value: Tensor, param: Tensor) -> Tensor:
 
 
 def _has_stepped(state: Mapping[str, Any] | None) -> bool:
-    """Whether the base optimizer has updated the parameter of this state. Adagrad fills it before its first step."""
+    """Whether the base optimizer has updated the parameter of this state.
+
+    Some fill it before their first step: Adagrad with a step count of 0, others with zeros alone.
+    """
     if not state:
         return False
     step = state.get('step')
-    return True if step is None else bool(step > 0)
+    if step is not None:
+        return bool(step > 0)
+    return any(bool(v.any()) if isinstance(v, Tensor) else bool(v) for v in state.values())
 
 
 class AnchorStore:

@@ -46,8 +46,10 @@ class Rollback:
     hand, set ``group['initial_lr']`` to the peak yourself.
 
     theta_0 is taken just before the first step and kept in ``optimizer.state[p]``, so ``optimizer.state_dict()`` saves
-    it and ``load_state_dict`` brings it back. Build it after the pre-trained weights were loaded and in the same order
-    as the optimizer: before or after ``load_state_dict`` makes no difference.
+    it and ``load_state_dict`` brings it back, whether that is called before or after this object is built. (An
+    optimizer without state, such as SGD without momentum, cannot tell that it has been trained: there, build this
+    object first.)
+    A copy of the optimizer, by ``copy.deepcopy`` or pickle, has theta_0 but no hooks: give it a Rollback of its own.
 
     Args:
         optimizer: Any optimizer that takes dense gradients.
@@ -176,7 +178,12 @@ class Rollback:
         self._store = None
         self._batches = None
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # The arguments are those of step(), the optimizer itself the first of them.
+        closure = args[1] if len(args) > 1 else kwargs.get('closure')
+        if closure is None and all(p.grad is None for p in self.levels):
+            # A step on nothing: the weights may still be loaded after it.
+            return
         self.capture()
 
     @torch.no_grad()

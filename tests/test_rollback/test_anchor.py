@@ -146,6 +146,26 @@ def test_an_optimizer_that_has_trained_already_is_not_anchored_silently():
     train(model, optimizer)
 
 
+def test_a_step_on_nothing_takes_nothing():
+    model, optimizer, rollback = make()
+    optimizer.step()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(0.5)
+    train(model, optimizer)
+    assert all(torch.all(rollback.anchor(p) == 0.5) for p in model.parameters())
+
+
+def test_an_optimizer_that_fills_its_state_before_the_first_step_is_not_taken_for_trained():
+    model, optimizer, rollback = make(rolled=False)
+    for p in model.parameters():
+        optimizer.state[p]['hessian_step'] = 0
+        optimizer.state[p]['hessian'] = torch.zeros_like(p)
+    rollback = Rollback(optimizer, dict.fromkeys(model.parameters(), 0.1))
+    rollback.capture()
+    assert all(torch.equal(rollback.anchor(p), p) for p in model.parameters())
+
+
 @pytest.mark.parametrize('resume', [False, True])
 def test_unfreezing_later_anchors_to_the_frozen_value(resume):
     model, optimizer, rollback = make()
