@@ -48,6 +48,19 @@ def per_tensor_loop(optimizer: torch.optim.Optimizer, levels: dict[Tensor, float
     return step
 
 
+def bare_pass(optimizer: torch.optim.Optimizer, levels: dict[Tensor, float]) -> Callable[[], None]:
+    """The least that a separate pass can be: as many bytes as the rollback moves, and one addition."""
+    params = [p for p, level in levels.items() if level > 0]
+    others = [torch.zeros_like(p) for p in params]
+
+    @torch.no_grad()
+    def step() -> None:
+        optimizer.step()
+        torch._foreach_add_(params, others)
+
+    return step
+
+
 def build(name: str, small: bool, device: str) -> Callable[[], object]:
     """One variant: 'AdamW fused', 'AdamW fused + rollback', ..."""
     base, _, extra = name.partition(' + ')
@@ -61,6 +74,8 @@ def build(name: str, small: bool, device: str) -> Callable[[], object]:
     optimizer = getattr(torch.optim, cls)(model.parameters(), lr=1e-4, **options, **kwargs)
     if extra == 'paper, per tensor':
         return per_tensor_loop(optimizer, levels_of(model))
+    if extra == 'bare add':
+        return bare_pass(optimizer, levels_of(model))
     if extra:
         Rollback(optimizer, levels_of(model), form='single_tensor' if 'single' in extra else 'foreach')
     return optimizer.step
@@ -70,6 +85,7 @@ VARIANTS = {
     'AdamW fused': 'AdamW fused',
     'AdamW fused + rollback': 'AdamW fused',
     'AdamW fused + rollback, single tensor': 'AdamW fused',
+    'AdamW fused + bare add': 'AdamW fused',
     'AdamW fused + paper, per tensor': 'AdamW fused',
     'AdamW foreach': 'AdamW fused',
     'AdamW loop': 'AdamW fused',
