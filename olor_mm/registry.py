@@ -5,12 +5,13 @@ project's scope without an import in the config: the ``locations`` below are
 imported by the registry itself at the first look-up.
 """
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-__all__ = ['HOOKS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS']
+__all__ = ['DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS']
 
 _ENGINE = ['olor_mm.engine']
 
@@ -22,3 +23,4 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=_ENGINE,
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGINE)
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='olor_mm', locations=['olor_mm.datasets'])
