@@ -1,1 +1,7 @@
-"""Data sets that the toolboxes lack."""
+"""Data sets that the toolboxes lack. Importing it imports mmpretrain, whose ``BaseDataset`` they extend."""
+
+from ._errors import DatasetLayoutError, UnreadableImageError
+from .office_home import OfficeHome
+from .pacs import PACS
+
+__all__ = ['PACS', 'DatasetLayoutError', 'OfficeHome', 'UnreadableImageError']
