@@ -1,0 +1,10 @@
+# Full fine-tuning of ConvNeXt-B with SGD, CIFAR-100: what OLOR is compared with.
+_base_ = [
+    '../_base_/models/convnext-base_in21k.py',
+    '../_base_/datasets/cifar100_224.py',
+    '../_base_/schedules/finetune_sgd.py',
+    '../_base_/schedules/finetune_50e.py',
+    '../_base_/classification_runtime.py',
+]
+
+model = dict(head=dict(num_classes=100), data_preprocessor=dict(to_rgb=False))

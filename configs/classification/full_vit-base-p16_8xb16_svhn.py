@@ -1,0 +1,10 @@
+# Full fine-tuning of ViT-B/16 with Adam, SVHN: what OLOR is compared with.
+_base_ = [
+    '../_base_/models/vit-base-p16_in21k.py',
+    '../_base_/datasets/svhn_224.py',
+    '../_base_/schedules/finetune_adam.py',
+    '../_base_/schedules/finetune_50e.py',
+    '../_base_/classification_runtime.py',
+]
+
+model = dict(head=dict(num_classes=10), data_preprocessor=dict(to_rgb=False))

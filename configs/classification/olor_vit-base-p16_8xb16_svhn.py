@@ -1,0 +1,7 @@
+# OLOR on ViT-B/16 with Adam, SVHN: the paper's Table 6.
+_base_ = ['./full_vit-base-p16_8xb16_svhn.py']
+
+optim_wrapper = dict(
+    constructor='olor_mm.OLOROptimWrapperConstructor',
+    rollback=dict(max_level=5e-3, min_level=0.0, power=2),
+)
