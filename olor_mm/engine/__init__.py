@@ -1,4 +1,4 @@
-"""Weight rollback inside MMEngine. Importing it registers the parts and the safe loader of local checkpoints."""
+"""Weight rollback inside MMEngine. Importing it registers the parts and the loaders of checkpoints."""
 
 from mmengine.registry import HOOKS as _MMENGINE_HOOKS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _MMENGINE_CONSTRUCTORS
@@ -9,6 +9,7 @@ from .hooks import ResumableRandomnessHook
 from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_local, register_safe_loader
 from .session import RollbackSession
 from .settings import RollbackSettings
+from .vit_checkpoints import register_vit_schemes
 from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     'UnsafeCheckpointError',
     'load_from_local',
     'register_safe_loader',
+    'register_vit_schemes',
 ]
 
 # The bare names, for configs with custom_imports=dict(imports=['olor_mm']): a lookup without a scope does not descend
@@ -36,3 +38,4 @@ for _registry, _parts in (
         _registry.register_module(module=_part, force=True)
 
 register_safe_loader()
+register_vit_schemes()

@@ -50,6 +50,10 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
     for name, child in model.named_children():
         if any(key.startswith(f'{name}.') for key in wanted) and not any(key.startswith(f'{name}.') for key in found):
             found.update({f'{name}.{key}': value for key, value in _deliver(child, load).items()})
+        if isinstance(child, BaseModule) and any(key.startswith(f'{name}.') for key in wanted.keys() - found.keys()):
+            # mmseg's VisionTransformer resizes its position embeddings in init_weights alone.
+            given = _deliver(child, lambda module: _initialise_from(module, file)).items()
+            found.update({f'{name}.{key}': value for key, value in given if f'{name}.{key}' not in found})
     return _select(found, wanted, option)
 
 
@@ -95,6 +99,11 @@ def _initialise(module: nn.Module) -> None:
     # The run's own random numbers must not depend on whether theta_0 was read again.
     with torch.random.fork_rng(devices=[]):
         cast(BaseModule, module).init_weights()
+
+
+def _initialise_from(module: nn.Module, file: str) -> None:
+    module.init_cfg = dict(type='Pretrained', checkpoint=file)  # type: ignore[assignment]
+    _initialise(module)
 
 
 def _deliver(module: nn.Module, load: Callable[[nn.Module], None]) -> dict[str, Tensor]:

@@ -75,7 +75,27 @@ def prepare_launch(cfg: Config) -> list[str]:
     )
     wrapper.setdefault('device_ids', None)
     cfg.model_wrapper_cfg = wrapper
-    return [f'no accelerator on this machine: {os.environ["WORLD_SIZE"]} processes over gloo instead of {asked}']
+    notes = [f'no accelerator on this machine: {os.environ["WORLD_SIZE"]} processes over gloo instead of {asked}']
+    return notes + _local_batch_norm(cfg)
+
+
+def _local_batch_norm(cfg: Config) -> list[str]:
+    """Batch norms of each process by itself: torch's SyncBatchNorm refuses tensors on the CPU."""
+    replaced = _replace_sync_bn(cfg.get('model'))
+    if cfg.get('sync_bn') is None and not replaced:
+        return []
+    cfg.sync_bn = None
+    return ['batch norms take the statistics of their own process: SyncBatchNorm does not run on CPUs']
+
+
+def _replace_sync_bn(node: Any) -> bool:
+    if isinstance(node, dict):
+        found = [_replace_sync_bn(value) for value in node.values()]
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+            found.append(True)
+        return any(found)
+    return isinstance(node, (list, tuple)) and any([_replace_sync_bn(value) for value in node])
 
 
 def _adopt_environment(launcher: str) -> None:

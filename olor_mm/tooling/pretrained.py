@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.registry import MODELS
 
+from ..engine.vit_checkpoints import plain_address, scheme_for
 from .errors import InputError
 from .weights import Shapes, is_pretrained, shapes_in_file
 
@@ -17,7 +18,8 @@ def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
     """Make a file the checkpoint of the model's backbone, in place.
 
     The prefix of the backbone's names in the file is found by comparing them, with their shapes, to the backbone's
-    own: the prefix of the config where it fits, else the one that fits most tensors.
+    own: the prefix of the config where it fits, else the one that fits most tensors. A ViT's checkpoint under the names
+    of another library is translated.
 
     Args:
         cfg: The config of a run.
@@ -35,6 +37,10 @@ def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
     old = _pretrained_entry(backbone)
     wanted = _shapes_of_backbone(cfg, backbone)
     prefix, matched = _find_prefix(wanted, shapes, old.get('prefix') if old else None)
+    scheme, translated = _translate(wanted, file)
+    # mmseg's VisionTransformer loads a file as it is, whatever prefix its init_cfg names.
+    if translated > matched or (translated == matched and prefix and scheme == 'vit2mmseg:'):
+        file, prefix, matched = f'{scheme}{file}', '', translated
     notes = [f'--pretrained: {matched} of {len(wanted)} tensors of {where} are in {file} (prefix {prefix!r})']
     if not matched and not backbone.get('convert_weights'):
         raise InputError(
@@ -45,6 +51,18 @@ def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
     entry = dict(type='Pretrained', checkpoint=file, **(dict(prefix=prefix) if prefix else {}))
     _set_entry(backbone, entry)
     return notes + _drop_other_sources(cfg, where, backbone)
+
+
+def _translate(wanted: Shapes, file: str) -> tuple[str, int]:
+    """The scheme that translates a ViT's checkpoint for this backbone, and how many tensors match then."""
+    scheme = scheme_for(wanted)
+    if scheme is None or plain_address(file) != file:
+        return '', 0
+    try:
+        shapes = shapes_in_file(f'{scheme}{file}')
+    except InputError:
+        return '', 0
+    return scheme, _count(wanted, shapes, '')
 
 
 def _find_backbone(cfg: Mapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.runner import CheckpointLoader
 
+from ..engine.vit_checkpoints import plain_address
 from .errors import InputError
 
 __all__ = ['Shapes', 'check_file', 'check_weights', 'is_pretrained', 'shapes_in_file', 'weight_files']
@@ -39,7 +40,8 @@ def check_weights(cfg: Mapping[str, Any]) -> None:
     Raises:
         InputError: If a file is missing or a download is not possible.
     """
-    for where, address in weight_files(cfg):
+    for where, named in weight_files(cfg):
+        address = plain_address(named)
         option = 'set it with: --pretrained FILE' if where != 'load_from' else 'set it with: --cfg-options'
         option += f' {"" if where == "load_from" else "or --cfg-options "}{where}=FILE'
         if '://' not in address:
@@ -59,6 +61,7 @@ def check_file(file: str, what: str, *details: str) -> None:
     Raises:
         InputError: If the file is missing, or was cut off: by a full disk, or by a run killed while it saved.
     """
+    file = plain_address(file)
     if '://' in file:
         return
     path = Path(file).expanduser()
