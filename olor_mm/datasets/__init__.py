@@ -1,7 +1,10 @@
 """Data sets that the toolboxes lack. Importing it imports mmpretrain, whose ``BaseDataset`` they extend."""
 
 from ._errors import DatasetLayoutError, UnreadableImageError
+from .ip102 import IP102
 from .office_home import OfficeHome
 from .pacs import PACS
+from .places_lt import PlacesLT
+from .svhn import SVHN
 
-__all__ = ['PACS', 'DatasetLayoutError', 'OfficeHome', 'UnreadableImageError']
+__all__ = ['IP102', 'PACS', 'SVHN', 'DatasetLayoutError', 'OfficeHome', 'PlacesLT', 'UnreadableImageError']

@@ -70,7 +70,7 @@ class DomainDataset(CheckedDataset):
     def read(self) -> list[dict[str, Any]]:
         """One dict for every image of the split; ``domain`` names its domain."""
         root = self.find_root()
-        domains = self.test_domains if self.split == 'test' else self.train_domains
+        domains = self.domains_of_split()
         if not domains:
             raise ValueError(f'split={self.split!r} has no domain: name some of {", ".join(self.DOMAINS)}')
         samples = []
@@ -81,6 +81,10 @@ class DomainDataset(CheckedDataset):
                 file = folder / path.partition('/')[2]
                 samples.append({'img_path': str(file), 'gt_label': label, 'domain': domain})
         return samples
+
+    def domains_of_split(self) -> tuple[str, ...]:
+        """The domains that give images to the split."""
+        return self.test_domains if self.split == 'test' else self.train_domains
 
     def read_domain(self, folder: Path, domain: str) -> list[tuple[str, int]]:
         """The images of one domain that belong to the split.
@@ -109,9 +113,8 @@ class DomainDataset(CheckedDataset):
         Raises:
             DatasetLayoutError: If the folders in it are not the classes, or if a class has no or too few images.
         """
-        classes = self.METAINFO['classes']
-        wanted = self.CLASSES
-        self._check_classes(folder, wanted)
+        classes, wanted = self.METAINFO['classes'], self.CLASSES
+        self.check_classes(folder)
         found = []
         for label, name in enumerate(classes):
             if name not in wanted:
@@ -119,7 +122,7 @@ class DomainDataset(CheckedDataset):
             files = images(folder / name)
             if not files:
                 raise DatasetLayoutError(f'the class folder {folder / name} holds no image')
-            if self.is_shared(domain) and self.folds == 'stratified' and len(files) < self.num_folds:
+            if self.is_shared(domain) and len(files) < self.num_folds:
                 raise DatasetLayoutError(
                     f'{folder / name} holds {len(files)} images, too few for num_folds={self.num_folds}: choose fewer '
                     'folds'
@@ -166,9 +169,17 @@ class DomainDataset(CheckedDataset):
         domains = f'train {", ".join(self.train_domains)}; test {", ".join(self.test_domains)}'
         return [*super().extra_repr(), f'Domains: \t{domains}']
 
-    def _check_classes(self, folder: Path, wanted: Sequence[str]) -> None:
+    def check_classes(self, folder: Path) -> None:
+        """See that the folders in a domain are the classes.
+
+        Args:
+            folder: The domain's folder.
+
+        Raises:
+            DatasetLayoutError: If not; the message lists the difference.
+        """
         found = folders(folder)
-        missing = [name for name in wanted if name not in found]
+        missing = [name for name in self.CLASSES if name not in found]
         surplus = [name for name in found if name not in self.METAINFO['classes']]
         if missing or surplus:
             raise DatasetLayoutError(
