@@ -6,7 +6,7 @@ from torch import Tensor
 
 from olor_mm.layers import LayerTable
 
-__all__ = ['format_report', 'table']
+__all__ = ['format_left_alone', 'format_report', 'table']
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
@@ -50,3 +50,26 @@ def format_report(
         f'layer index: {how}'
     )
     return '\n'.join([head, table(rows, ['i', 'layer', 'tensors', 'parameters', 'level']), *origin])
+
+
+def format_left_alone(
+    names: Mapping[str, Tensor], shapes: Mapping[Tensor, tuple[int, ...]], most: int = 20
+) -> list[str]:
+    """Lines on what no checkpoint delivered.
+
+    Args:
+        names: Canonical name to parameter, of these.
+        shapes: Parameter to the shape that a checkpoint had for it, where one had it.
+        most: How many are named in a line. Defaults to 20.
+
+    Returns:
+        At most two lines: what has another shape in the checkpoint, and what is in none.
+    """
+    reshaped = [f'{name} {shapes[p]} -> {tuple(p.shape)}' for name, p in names.items() if p in shapes]
+    absent = [name for name, p in names.items() if p not in shapes]
+    lines = []
+    for found, what in ((reshaped, 'have another shape in the checkpoint'), (absent, 'are in no checkpoint')):
+        if found:
+            more = f' and {len(found) - most} more' if len(found) > most else ''
+            lines.append(f'theta_0: {len(found)} tensors {what} and are left alone: {", ".join(found[:most])}{more}')
+    return lines

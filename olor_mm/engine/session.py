@@ -14,7 +14,7 @@ from olor_mm.rollback.penalty import layerwise_levels
 
 from . import monitor
 from .ledger import LoadLedger
-from .report import format_report
+from .report import format_left_alone, format_report
 from .settings import LOADED, RollbackSettings
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
 
@@ -154,6 +154,7 @@ class RollbackSession:
             raise MissingAnchorError(f'{error}. The option is optim_wrapper.rollback.anchor') from None
         self._started_at = self.ledger.version
         if self.layers is not None:
+            origin += self._left_alone()
             print_log(format_report(self.layers, self._covered(), self.levels, origin), logger='current')
         if not self._resumed and not self._initialised_before and self.settings.anchor in (None, 'current'):
             self._warn_of_random_theta_0()
@@ -224,6 +225,14 @@ class RollbackSession:
             return [f'theta_0: {len(rolled)} tensors from anchor={self.settings.anchor!r}']
         params = [p for p in rolled if p.requires_grad]
         return [f'theta_0: {n} of {len(params)} tensors from {f}' for f, n in self.ledger.sources(params).items()]
+
+    def _left_alone(self) -> list[str]:
+        """With ``roots='loaded'``: what is not pulled back, and why. FlexibleRunner loads before anyone can see it."""
+        if self.settings.roots != LOADED or self._resumed or self._initialised_before:
+            return []
+        return format_left_alone(
+            {k: p for k, p in self.names.items() if p not in self.ledger.delivered}, self.ledger.mismatched
+        )
 
     def _warn_of_random_theta_0(self) -> None:
         """Say which weights are pulled back to values that no checkpoint delivered."""

@@ -27,8 +27,8 @@ __all__ = ['VIT_SCHEMES', 'plain_address', 'register_vit_schemes', 'scheme_for',
 VIT_SCHEMES = ('vit2mmpretrain:', 'vit2mmseg:')
 
 # Source of a checkpoint -> what it calls the patch embedding and the first block's attention, by which it is known (by
-# both: a Swin has blocks of the same names), and what its names become in mmpretrain's VisionTransformer. The first pattern that matches a whole name wins; a name that none matches is not
-# part of a backbone.
+# both: a Swin has blocks of the same names), and what its names become in mmpretrain's VisionTransformer. The first
+# pattern that matches a whole name wins; a name that none matches is not part of a backbone.
 _FROM = {
     'timm': (
         ('patch_embed.proj.weight', 'blocks.0.attn.qkv.weight'),
@@ -114,8 +114,8 @@ def to_mmpretrain(state: Mapping[str, Any], source: str = 'the checkpoint') -> d
         marks = ', '.join(f'{block} ({kind})' for kind, ((_, block), _) in _FROM.items())
         names = ', '.join(list(tensors)[:3]) or 'no tensor'
         raise ValueError(
-            f'{source} holds no ViT that could be translated: it was looked for {marks}, with anything in front; it has '
-            f"{names}, ...; give a ViT's checkpoint, or leave the vit2...: away to load the file under its own names"
+            f'{source} holds no ViT that could be translated: it was looked for {marks}, with anything in front; it '
+            f'has {names}, ...; give the checkpoint of a ViT, or leave the vit2...: away to load it under its own names'
         )
     kind, prefix = found
     translated = {

@@ -88,14 +88,14 @@ def _local_batch_norm(cfg: Config) -> list[str]:
     return ['batch norms take the statistics of their own process: SyncBatchNorm does not run on CPUs']
 
 
-def _replace_sync_bn(node: Any) -> bool:
+def _replace_sync_bn(node: Any) -> int:
+    """Turn SyncBN into BN wherever it stands, and count."""
     if isinstance(node, dict):
-        found = [_replace_sync_bn(value) for value in node.values()]
-        if node.get('type') == 'SyncBN':
+        is_sync = node.get('type') == 'SyncBN'
+        if is_sync:
             node['type'] = 'BN'
-            found.append(True)
-        return any(found)
-    return isinstance(node, (list, tuple)) and any([_replace_sync_bn(value) for value in node])
+        return sum(map(_replace_sync_bn, node.values())) + is_sync
+    return sum(map(_replace_sync_bn, node)) if isinstance(node, (list, tuple)) else 0
 
 
 def _adopt_environment(launcher: str) -> None:

@@ -2,8 +2,8 @@ dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 
-# Whether label 0 is "other" and to be ignored is said by the data set alone (ADE20KDataset: yes): mmseg's recipe says it
-# in LoadAnnotations too, where another data set that inherits this pipeline would lose its first class.
+# Whether label 0 is "other" and to be ignored is said by the data set alone (ADE20KDataset: yes). mmseg's recipe says
+# it in LoadAnnotations too, where another data set that inherits this pipeline would lose its first class.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
