@@ -116,11 +116,6 @@ def test_new_style_preset_is_the_same(tmp_path: Path) -> None:
     }
 
 
-def test_every_preset_has_its_config() -> None:
-    presets = {path.stem for path in Path(olor_mm.__file__).parent.joinpath('configs').glob('*.py')} - {'__init__'}
-    assert presets <= {Path(name).stem for name in SHIPPED}
-
-
 def test_full_size_model_builds_and_its_maps_fit_the_neck() -> None:
     import torch
     from mmdet.registry import MODELS
