@@ -1,4 +1,4 @@
-"""The paper's numbers (arXiv 2401.10962) for classification, typed from it once: the configs are held against them."""
+"""The paper's numbers (arXiv 2401.10962), typed from it once: the configs and metafiles are held against them."""
 
 from __future__ import annotations
 
@@ -83,6 +83,14 @@ TABLE_5: dict[str, tuple[float, float, float]] = {
     'in21k': (87.79, 71.88, 92.87),
     'openclip-laion2b': (47.17, 95.61, 98.10),
     'mae': (84.18, 36.72, 89.26),
+}
+
+#: Tables 3, 4 and 6, detection and segmentation: config -> levels, and the results by metric.
+OTHER_TASKS: dict[str, tuple[Levels | None, dict[str, float]]] = {
+    'baseline_maskrcnn_convnext': (None, {'box AP': 40.20, 'mask AP': 36.00}),
+    'olor_maskrcnn_convnext': ((1e-2, 0, 2), {'box AP': 41.10, 'mask AP': 36.90}),
+    'baseline_upernet_vit': (None, {'mIoU': 43.65}),
+    'olor_upernet_vit': ((1e-4, 0, 1), {'mIoU': 44.62}),
 }
 
 #: Optimizer, its options, and the learning rates of full unfreezing and of a frozen backbone.

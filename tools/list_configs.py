@@ -1,0 +1,15 @@
+"""List the configs of olor_mm: ``python tools/list_configs.py``; ``--help`` lists options."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec('olor_mm') is None:
+    # A checkout that was not installed.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from olor_mm.tooling import run_command
+from olor_mm.tooling.list_configs import list_configs
+
+if __name__ == '__main__':
+    sys.exit(run_command(list_configs))
