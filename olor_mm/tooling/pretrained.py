@@ -41,7 +41,9 @@ def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
     # mmseg's VisionTransformer loads a file as it is, whatever prefix its init_cfg names.
     if translated > matched or (translated == matched and prefix and scheme == 'vit2mmseg:'):
         file, prefix, matched = f'{scheme}{file}', '', translated
+        shapes = shapes_in_file(file)
     notes = [f'--pretrained: {matched} of {len(wanted)} tensors of {where} are in {file} (prefix {prefix!r})']
+    notes += _other_sizes(wanted, shapes, prefix)
     if not matched and not backbone.get('convert_weights'):
         raise InputError(
             f'--pretrained {file} has nothing for {where}: no tensor has the name and shape of one of its own',
@@ -136,8 +138,19 @@ def _find_prefix(wanted: Shapes, given: Shapes, old: str | None) -> tuple[str, i
     return best, counts[best]
 
 
+def _other_sizes(wanted: Shapes, given: Shapes, prefix: str) -> list[str]:
+    joint = _joint(prefix)
+    other = [name for name in wanted if given.get(joint + name, wanted[name]) != wanted[name]]
+    # Position embeddings are resized by the ViTs themselves; anything else stays at its initial values.
+    return [f'--pretrained: {name} is {given[joint + name]} there, {wanted[name]} in the model' for name in other[:3]]
+
+
+def _joint(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
+
+
 def _count(wanted: Shapes, given: Shapes, prefix: str) -> int:
-    joint = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
+    joint = _joint(prefix)
     return sum(given.get(joint + name) == shape for name, shape in wanted.items())
 
 

@@ -1,5 +1,6 @@
 """--pretrained puts a file in the place of the backbone's checkpoint, with the prefix that the file has."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,35 @@ def test_refuses_files(tmp_path: Path, content: object, message: str) -> None:
 def test_refuses_models(model: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace_pretrained(Config(dict(model=model)), 'x.pth')
+
+
+def _vit(**backbone: Any) -> Config:
+    cfg = Config.fromfile(olor_mm.cfg('olor_upernet_vit.py'))
+    small = dict(img_size=(64, 64), embed_dims=24, num_layers=2, num_heads=3)
+    cfg.merge_from_dict(dict(model=dict(backbone=backbone or small)))
+    register_scope(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.'])
+@pytest.mark.parametrize('library', ['timm', 'mmpretrain', 'mmseg'])
+def test_a_vit_of_any_library(tmp_path: Path, library: str, prefix: str) -> None:
+    from mmpretrain.models import VisionTransformer as PretrainViT
+    from mmseg.models.backbones import VisionTransformer as SegViT
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+    arch = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=96)
+    state = {
+        'timm': lambda: TimmViT(img_size=96, embed_dim=24, depth=2, num_heads=3),
+        'mmpretrain': lambda: PretrainViT(arch=arch, img_size=96),
+        'mmseg': lambda: SegViT(img_size=96, embed_dims=24, num_layers=2, num_heads=3, patch_bias=True),
+    }[library]().state_dict()
+    file = _save(tmp_path / 'w.pth', state, prefix, None)
+    cfg = _vit()
+    notes = replace_pretrained(cfg, file)
+    # mmseg's own file, without a prefix, is loaded as it is.
+    scheme = '' if library == 'mmseg' and not prefix else 'vit2mmseg:'
+    assert cfg.model.backbone.init_cfg.to_dict() == dict(type='Pretrained', checkpoint=f'{scheme}{file}')
+    # All but the position embeddings: 37 tokens in the file, 17 in the model, which resizes them.
+    assert re.search(r'(\d+) of (\d+) tensors', notes[0]).groups() == ('27', '28')
+    assert notes[1] == '--pretrained: pos_embed is (1, 37, 24) there, (1, 17, 24) in the model'
