@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ LOADER: Options = {'train_dataloader.num_workers': 0, 'train_dataloader.persiste
 
 
 def write_image(file: Path, size: tuple[int, ...], colours: int = 255) -> None:
-    """Noise of ``size`` with values below ``colours``."""
+    """Noise of ``size`` with values below ``colours``, another in every file of a data set."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(len(file.as_posix()))
+    rng = np.random.default_rng(zlib.crc32('/'.join(file.parts[-3:]).encode()))
     cv2.imwrite(str(file), rng.integers(0, colours, size, dtype=np.uint8))
 
 

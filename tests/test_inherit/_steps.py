@@ -104,6 +104,7 @@ def check_pulled(before: Tensor, after: Tensor, move: Tensor, strength: float) -
     Returns:
         Whether that is told from a step without rollback: the pull is larger than what float32 rounds away.
     """
+    assert torch.isfinite(move).all()
     rounding = 2 * torch.finfo(before.dtype).eps * before.norm().item()
     pull = strength * move.norm().item()
     error = (after - (before - (1 - strength) * move)).norm().item()
