@@ -49,6 +49,10 @@ class CheckedDataset(BaseDataset):
 
     def __init__(self, data_root: str, split: str = 'train', verify: bool = False, **kwargs: Any) -> None:
         check_choice('split', split, self.SPLITS)
+        if '://' in str(data_root):
+            raise ValueError(
+                f'data_root={data_root!r} is an address: {type(self).__name__} is read from a local folder'
+            )
         self.split = split
         self.verify = verify
         kwargs.setdefault('test_mode', split not in self.TRAIN_SPLITS)

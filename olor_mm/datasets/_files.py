@@ -44,8 +44,6 @@ def find_root(data_root: str, candidates: Sequence[str], wanted: Sequence[str], 
         FileNotFoundError: If ``data_root`` is not a folder.
         DatasetLayoutError: If no candidate holds any of the names.
     """
-    if '://' in data_root:
-        raise ValueError(f'data_root={data_root!r} is an address: this data set is read from a folder of this machine')
     root = Path(data_root).expanduser()
     expected = f'expected layout:\n{_indent(layout.strip())}\nset it with: data_root=DIR in the config, or --data-root'
     if not root.is_dir():
@@ -61,8 +59,9 @@ def find_root(data_root: str, candidates: Sequence[str], wanted: Sequence[str], 
 
 
 def found_in(folder: Path) -> str:
-    """The first names in a folder, for a message."""
-    return some(sorted(os.listdir(folder))) or 'nothing'
+    """The first names in a folder, folders before files, for a message."""
+    below = folders(folder)
+    return some([*below, *sorted(name for name in os.listdir(folder) if name not in below)]) or 'nothing'
 
 
 def folders(folder: Path) -> list[str]:

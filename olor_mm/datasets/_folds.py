@@ -19,8 +19,8 @@ def stratified_folds(paths: Iterable[str], num_folds: int, seed: int = 0) -> dic
         seed: Another seed gives other folds. Defaults to 0.
 
     Returns:
-        The fold of every path, from 0 to ``num_folds - 1``. Within a stratum the sizes of two folds differ by 1 at
-        most.
+        The fold of every path, from 0 to ``num_folds - 1``, in the order given. Within a stratum
+        the sizes of two folds differ by 1 at most.
 
     Raises:
         ValueError: If a path occurs twice, or for a ``num_folds`` or ``seed`` that cannot be.
@@ -31,6 +31,7 @@ def stratified_folds(paths: Iterable[str], num_folds: int, seed: int = 0) -> dic
         True
     """
     check_folds(num_folds, 0, seed)
+    paths = list(paths)
     strata: dict[str, list[str]] = {}
     for path in paths:
         strata.setdefault(path.rpartition('/')[0], []).append(path)
@@ -42,7 +43,7 @@ def stratified_folds(paths: Iterable[str], num_folds: int, seed: int = 0) -> dic
         # Equal hashes are out of the question, yet the path behind them keeps the order total.
         for position, path in enumerate(sorted(members, key=lambda path: (_digest(seed, path), path))):
             folds[path] = (first + position) % num_folds
-    return folds
+    return {path: folds[path] for path in paths}
 
 
 def check_folds(num_folds: int, fold: int, seed: int) -> None:
