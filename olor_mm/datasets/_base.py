@@ -76,9 +76,9 @@ class CheckedDataset(BaseDataset):
             ValueError: If a class is not known, or if no image is left.
         """
         labels = self._chosen_labels()
-        samples = [
-            {**sample, 'gt_label': labels[sample['gt_label']]} for sample in self.read() if sample['gt_label'] in labels
-        ]
+        samples = [sample for sample in self.read() if sample['gt_label'] in labels]
+        for sample in samples:
+            sample['gt_label'] = labels[sample['gt_label']]
         if not samples:
             raise DatasetLayoutError(f'{type(self).__name__}: split {self.split!r} of {self.data_root} holds no image')
         if self.verify:

@@ -93,7 +93,7 @@ def test_a_broken_image_is_named_by_a_worker_too(pacs_root: Path) -> None:
     broken = pacs_root / 'art_painting/dog/pic_000.jpg'
     broken.write_bytes(b'')
     dataset = dict(type='olor_mm.PACS', data_root=str(pacs_root), train_domains='art_painting', test_domains='photo')
-    # Torch then waits five seconds for the worker, whatever it raised: in this test or, at the next collection, in another.
+    # After any error in a worker torch waits five seconds for it, when the loader is collected: maybe in a later test.
     with pytest.raises(UnreadableImageError, match=str(broken)):
         list(loader_of(dict(dataset, pipeline=READ), workers=1, batch=16))
 
