@@ -142,7 +142,7 @@ def main() -> None:
         for setting in args.settings:
             row = found.setdefault(f'{network}, {setting}', {})
             for method in args.methods:
-                row[method] = [train(args, network, setting, method, seed) for seed in args.seeds]
+                row[method] = [round(train(args, network, setting, method, seed), 2) for seed in args.seeds]
                 print(f'{network}, {setting}, {method}: {row[method]}', flush=True)
     rows = [
         [name, *(' / '.join(f'{v:.1f}' for v in row[method]) for method in args.methods)] for name, row in found.items()
