@@ -187,6 +187,9 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
     for info in archive:
         kind = 'file' if info.isreg() else kinds.get(info.type, 'device')
         yield _Member(info.name or '/', info.size, kind, partial(_content, archive, info))
+    # The check sum of a compressed archive comes behind the last member, where tarfile does not look.
+    while archive.fileobj and archive.fileobj.read(_BLOCK):
+        pass
 
 
 def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

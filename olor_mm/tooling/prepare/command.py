@@ -81,7 +81,7 @@ def check(spec: Spec, args: argparse.Namespace) -> bool:
             raise InputError(f'nothing of {spec.title} was found', f'looked in: {root.absolute()}', *lines)
         out = Path(args.out).expanduser() if args.out else found
         tally = _examine(spec, found, args, findings)
-        written = _write_splits(spec, tally, out, args) if spec.folds and not findings.problems else []
+        written = _write_splits(tally, out, args, findings) if spec.folds and not findings.problems else []
         _report(spec, found, out, tally, findings, [*written, *_help(spec, found, root, findings)])
     except OSError as error:
         raise InputError(
@@ -138,7 +138,13 @@ def _decode(spec: Spec, root: Path, tally: Tally, workers: int, findings: Findin
         findings.count('classes in the masks', (values >> 1).bit_count(), spec.classes)
 
 
-def _write_splits(spec: Spec, tally: Tally, out: Path, args: argparse.Namespace) -> list[str]:
+def _write_splits(tally: Tally, out: Path, args: argparse.Namespace, findings: Findings) -> list[str]:
+    least, part, label = min((number, *key) for key, number in tally.classes.items())
+    if least < args.num_folds:
+        # The data set class refuses it too.
+        text = f'{least} images of class {label} of {part} cannot be shared out to {args.num_folds} folds: --num-folds'
+        findings.problem('too few images', text)
+        return []
     files = list(split_files(tally.files, args.num_folds, args.seed))
     written, kept = write_splits(out / 'splits', files, args.force)
     lines = [f'split files written to {out / "splits"}: {len(written)}'] if written else []

@@ -32,7 +32,7 @@ def check_folder(root: Path) -> None:
 
 
 def locate(root: Path, spec: Spec) -> Path | None:
-    """The folder that holds most of a data set: ``root``, or one in it that an archive unpacked to; None if there is none."""
+    """The folder that holds most of a data set: ``root``, or one below it, as an archive makes; None if none does."""
     best, most, level = None, 0, [root]
     for _ in range(_DEPTH + 1):
         for folder in level:
