@@ -1,5 +1,7 @@
 """Data sets that the toolboxes lack. Importing it imports mmpretrain, whose ``BaseDataset`` they extend."""
 
+from ._base import CheckedDataset
+from ._domains import DomainDataset
 from ._errors import DatasetLayoutError, UnreadableImageError
 from .ip102 import IP102
 from .office_home import OfficeHome
@@ -7,4 +9,14 @@ from .pacs import PACS
 from .places_lt import PlacesLT
 from .svhn import SVHN
 
-__all__ = ['IP102', 'PACS', 'SVHN', 'DatasetLayoutError', 'OfficeHome', 'PlacesLT', 'UnreadableImageError']
+__all__ = [
+    'IP102',
+    'PACS',
+    'SVHN',
+    'CheckedDataset',
+    'DatasetLayoutError',
+    'DomainDataset',
+    'OfficeHome',
+    'PlacesLT',
+    'UnreadableImageError',
+]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from scipy.io import savemat
 
-from olor_mm.datasets import IP102, PACS, OfficeHome, PlacesLT
+from olor_mm.datasets import IP102, PACS, DomainDataset, PlacesLT
 
 __all__ = ['jpeg', 'make_domains', 'make_ip102', 'make_lists', 'make_places', 'make_svhn', 'write']
 
@@ -20,7 +20,7 @@ def jpeg(shade: int = 128, side: int = 16) -> bytes:
 
 
 def make_domains(
-    root: Path, kind: type[PACS] | type[OfficeHome], per_class: int = 3, spelling: Mapping[str, str] | None = None
+    root: Path, kind: type[DomainDataset], per_class: int = 3, spelling: Mapping[str, str] | None = None
 ) -> Path:
     """Folders ``<domain>/<class>`` with JPEG images, and beside them what file managers leave behind."""
     for domain in kind.DOMAINS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -371,3 +372,18 @@ class TestRealPACS:
         for stratum in strata[0]:
             sizes = [counts[stratum] for counts in strata]
             assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_set_of_ones_own(tmp_path: Path) -> None:
+    """The example of docs/datasets.md, as it stands there."""
+    text = (Path(__file__).parents[2] / 'docs' / 'datasets.md').read_text(encoding='utf-8')
+    example = next(block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if 'class Weather' in block)
+    names: dict[str, Any] = {'__name__': 'example'}
+    exec(example, names)
+    weather = names['Weather']
+    make_domains(tmp_path, weather, 2, {'fog': 'Fog'})
+    dataset = DATASETS.build(
+        dict(type='olor_mm.Weather', data_root=str(tmp_path), train_domains='fog', test_domains='clear')
+    )
+    assert len(dataset) == 2 * weather.NUM_CLASSES
+    assert dataset.get_data_info(0)['domain'] == 'fog'
