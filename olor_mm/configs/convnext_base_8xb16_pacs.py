@@ -3,7 +3,7 @@
 Example:
     >>> from mmengine.config import read_base
     >>> with read_base():
-    >>>     from olor_mm.configs.olor_convnext_base_8xb16_pacs import *
+    >>>     from olor_mm.configs.convnext_base_8xb16_pacs import *
     >>> model['head'].update(num_classes=3)
 """
 

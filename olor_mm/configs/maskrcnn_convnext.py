@@ -3,7 +3,7 @@
 Example:
     >>> from mmengine.config import read_base
     >>> with read_base():
-    >>>     from olor_mm.configs.olor_maskrcnn_convnext import *
+    >>>     from olor_mm.configs.maskrcnn_convnext import *
     >>> model['backbone'].update(arch='tiny')
 """
 

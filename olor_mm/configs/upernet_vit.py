@@ -3,7 +3,7 @@
 Example:
     >>> from mmengine.config import read_base
     >>> with read_base():
-    >>>     from olor_mm.configs.olor_upernet_vit import *
+    >>>     from olor_mm.configs.upernet_vit import *
     >>> optim_wrapper['optimizer']['lr'] = 1e-4
 """
 

@@ -3,7 +3,7 @@
 Example:
     >>> from mmengine.config import read_base
     >>> with read_base():
-    >>>     from olor_mm.configs.olor_vit_base_p16_8xb16_pacs import *
+    >>>     from olor_mm.configs.vit_base_p16_8xb16_pacs import *
     >>> model['head'].update(num_classes=3)
 """
 

@@ -104,7 +104,7 @@ def test_new_style_preset_is_the_same(tmp_path: Path) -> None:
     file.write_text(
         'from mmengine.config import read_base\n\n'
         'with read_base():\n'
-        '    from olor_mm.configs.olor_maskrcnn_convnext import *\n\n'
+        '    from olor_mm.configs.maskrcnn_convnext import *\n\n'
         "model.update(dict(backbone=dict(arch='tiny')))\n"
         'train_dataloader.batch_size = 4\n'
         "optim_wrapper['rollback']['max_level'] = 0.5\n"

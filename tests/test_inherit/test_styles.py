@@ -43,13 +43,18 @@ JOBS: dict[str, tuple[str, Callable[[Path], Options]]] = {
 }
 
 
+def preset_of(name: str) -> str:
+    """The module that a config has in ``olor_mm.configs``."""
+    return name.removeprefix('olor_').replace('-', '_')
+
+
 def write_user_config(way: str, name: str, folder: Path) -> Path:
     """The page's code in a project of its own, for another config than the one that the page writes of."""
     (folder / 'olor_mm').symlink_to(REPO)
     file = folder / 'my_project' / 'user.py'
     file.parent.mkdir()
-    as_written = {'relative': f'{WRITTEN}.py', 'cfg': f'{WRITTEN}.py', 'new-style': WRITTEN}[way]
-    wanted = {'relative': JOBS[name][0], 'cfg': f'{name}.py', 'new-style': name.replace('-', '_')}[way]
+    as_written = {'relative': f'{WRITTEN}.py', 'cfg': f'{WRITTEN}.py', 'new-style': preset_of(WRITTEN)}[way]
+    wanted = {'relative': JOBS[name][0], 'cfg': f'{name}.py', 'new-style': preset_of(name)}[way]
     text = block(way)
     assert as_written in text
     file.write_text(text.replace(as_written, wanted))
@@ -113,8 +118,16 @@ def test_the_levels_alone_on_a_recipe_of_the_users(style: str, tmp_path: Path) -
 @pytest.mark.parametrize('preset', PRESETS, ids=lambda path: path.stem)
 def test_a_preset_is_its_config(preset: Path) -> None:
     (name,) = re.findall(r"cfg\('([^']+)'\)", preset.read_text())
-    assert preset.stem == Path(name).stem.replace('-', '_')
+    assert preset.stem == preset_of(Path(name).stem)
     assert Config.fromfile(preset).to_dict() == Config.fromfile(olor_mm.cfg(name)).to_dict()
+
+
+def test_mim_finds_a_config_by_its_name_once() -> None:
+    """It looks through the package, presets and ``.mim/configs`` alike."""
+    configs = [path.name for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts]
+    modules = [path.name for path in (REPO / 'olor_mm').rglob('*.py') if '.mim' not in path.parts]
+    assert len(set(configs)) == len(configs)
+    assert not set(configs) & set(modules)
 
 
 def test_the_page_names_every_preset() -> None:
