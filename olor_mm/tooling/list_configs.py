@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,7 @@ def list_configs(argv: Sequence[str]) -> None:
         InputError: If a filter fits no config, or the file of ``--markdown`` has no place for the table.
     """
     args = _parser().parse_args(argv)
-    root = shipped_root()
-    entries = select_configs(read_configs(root), args.task, args.dataset, args.method)
+    entries = read_configs(shipped_root(), args.task, args.dataset, args.method)
     if args.json:
         print(json.dumps([asdict(entry) for entry in entries], indent=2))
     elif args.markdown is None:
@@ -94,18 +93,29 @@ def shipped_root() -> Path:
     raise FileNotFoundError(f'{_INDEX} is neither in {package / ".mim"} nor in {package.parent}: install olor_mm anew')
 
 
-def read_configs(root: Path) -> list[ConfigEntry]:
-    """Every config that the metafiles below ``root`` name, in their order.
+def read_configs(
+    root: Path, task: str | None = None, dataset: str | None = None, method: str | None = None
+) -> list[ConfigEntry]:
+    """The configs that the metafiles below ``root`` name, in their order.
 
     Args:
         root: The folder with ``model-index.yml``.
+        task: See :func:`select_configs`. Defaults to None.
+        dataset: See :func:`select_configs`. Defaults to None.
+        method: See :func:`select_configs`. Defaults to None.
+
+    Raises:
+        InputError: If a filter is unknown or nothing fits all of them.
     """
     index = load(root / _INDEX)
     metafiles = [index, *(load(root / file) for file in index.get('Import', []))]
-    return [_entry(root, model) for metafile in metafiles for model in metafile.get('Models', [])]
+    entries = [_entry(model) for metafile in metafiles for model in metafile.get('Models', [])]
+    # Reading a config takes longer than all else.
+    chosen = select_configs(entries, task, dataset, method)
+    return [replace(entry, levels=_levels(root / entry.file)) for entry in chosen]
 
 
-def _entry(root: Path, model: dict[str, Any]) -> ConfigEntry:
+def _entry(model: dict[str, Any]) -> ConfigEntry:
     metadata, results = model['Metadata'], model.get('Results', [])
     metrics = {name: float(value) for result in results for name, value in result['Metrics'].items()}
     return ConfigEntry(
@@ -116,7 +126,7 @@ def _entry(root: Path, model: dict[str, Any]) -> ConfigEntry:
         pretraining=metadata['Pre-training Data'],
         dataset=metadata['Training Data'],
         method=model['In Collection'],
-        levels=_levels(root / model['Config']),
+        levels=None,
         paper={name.removesuffix(PAPER): value for name, value in metrics.items() if name.endswith(PAPER)},
         ours={name: value for name, value in metrics.items() if not name.endswith(PAPER)},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from tests.test_configs.paper_table import (
     DATA,
     EXPERIMENTS,
     IMAGE_SIZE,
+    OTHER_TASKS,
+    TABLE_6,
+    TABLE_7,
     VIT,
     WARM_UP,
     WARM_UP_FROM,
@@ -60,7 +64,9 @@ LAYERS = {
 }
 
 
+@cache
 def _load(name: str) -> Config:
+    """A config, which no test may change."""
     return Config.fromfile(olor_mm.cfg(f'classification/{name}.py'))
 
 
@@ -106,6 +112,24 @@ def model(experiment: Experiment, cfg: Config) -> nn.Module:
 
 def test_every_cell_of_the_tables_has_its_config_and_nothing_else_is_there() -> None:
     assert {path.stem for path in CLASSIFICATION.glob('*.py')} == set(EXPERIMENTS)
+
+
+def test_levels_for_other_recipes_are_the_same() -> None:
+    """``configs/_base_/rollback.py`` repeats the tables by data set and model."""
+    shared = Config.fromfile(CONFIGS / '_base_' / 'rollback.py').to_dict()
+    short = {VIT: 'vit', CONVNEXT: 'convnext'}
+    wanted = {
+        f'{data.replace("-", "_")}_{short[model]}': levels
+        for model, rows in TABLE_6.items()
+        for data, levels in rows.items()
+    }
+    wanted |= {f'pacs_vit_{pretraining.split("-")[0]}': levels for pretraining, levels in TABLE_7.items()}
+    wanted |= {'coco_convnext': OTHER_TASKS['olor_maskrcnn_convnext'][0]}
+    wanted |= {'ade20k_vit': OTHER_TASKS['olor_upernet_vit'][0]}
+    assert {name: tuple(part['rollback'].values()) for name, part in shared.items()} == {
+        f'rollback_{name}': levels for name, levels in wanted.items()
+    }
+    assert {tuple(part['rollback']) for part in shared.values()} == {('max_level', 'min_level', 'power')}
 
 
 def test_is_short(experiment: Experiment) -> None:
@@ -245,15 +269,14 @@ def test_flips_photographs_but_no_digits(data: str) -> None:
         assert not any('Random' in step['type'] for step in cfg[f'{split}_dataloader'].dataset.pipeline)
 
 
-def test_validation_never_sees_training_images_nor_testing_validation_where_both_exist() -> None:
-    splits = {}
-    for name, experiment in EXPERIMENTS.items():
-        loaders = [_load(name)[f'{split}_dataloader'].dataset for split in ('train', 'val', 'test')]
-        # Nothing but the split and what goes with it may differ.
-        assert len({(loader.type, loader.data_root) for loader in loaders}) == 1, name
-        splits.setdefault(experiment.data, set()).add(tuple(loader.split for loader in loaders))
-    own_val = {data: {('train', 'val', 'test')} for data in ('places-lt', 'ip102')}
-    assert splits == {data: own_val.get(data, {('train', 'test', 'test')}) for data in DATA}
+def test_validation_never_sees_training_images_nor_testing_validation_where_both_exist(
+    experiment: Experiment, cfg: Config
+) -> None:
+    loaders = [cfg[f'{split}_dataloader'].dataset for split in ('train', 'val', 'test')]
+    own_val = experiment.data in ('places-lt', 'ip102')
+    assert [loader.split for loader in loaders] == ['train', 'val' if own_val else 'test', 'test']
+    # Folds and the like are the same in all three.
+    assert len({str({**loader, 'split': None, 'pipeline': None}) for loader in loaders}) == 1
 
 
 def test_can_be_resumed_exactly(cfg: Config) -> None:
