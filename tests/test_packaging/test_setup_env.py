@@ -119,6 +119,40 @@ def test_mmcv_without_operators_is_compiled_anew_or_stops_the_set_up(
     assert made == calls
 
 
+@pytest.mark.parametrize('name', ['openmmlab', 'openmim'])
+def test_what_would_move_other_packages_is_installed_without_its_dependencies(
+    parts: ModuleType, environment, monkeypatch, name: str
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(environment, 'pip_install', lambda step, *arguments: calls.append(arguments))
+    (step,) = (step for step in parts.steps() if step.name == name)
+    step.run(environment)
+    ((*arguments,),) = calls
+    assert '--no-deps' in arguments
+    assert {str(file) for file in step.inputs} <= set(arguments)
+
+
+@pytest.mark.parametrize(
+    ('line', 'said'),
+    [
+        ('openmim 0.3.9 requires opendatalab, which is not installed.', False),
+        ('mmengine 0.10.7 requires opencv-python, which is not installed.', False),
+        ('requests 2.34.2 requires urllib3, which is not installed.', True),
+    ],
+)
+def test_only_what_is_not_left_out_on_purpose_is_reported(
+    parts: ModuleType, environment, monkeypatch, capsys, line: str, said: bool
+) -> None:
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        checks = 'check' in arguments
+        return subprocess.CompletedProcess(arguments, int(checks), stdout=f'{line}\n' if checks else '', stderr='')
+
+    monkeypatch.setattr(environment, 'ask', ask)
+    (step,) = (step for step in parts.steps() if step.name == 'check')
+    step.run(environment)
+    assert (line in capsys.readouterr().out) == said
+
+
 def test_a_failing_step_names_its_log_and_the_likely_cause(parts: ModuleType, environment, monkeypatch) -> None:
     command = ['sh', '-c', 'echo "ERROR: No space left on device"; exit 3']
     with pytest.raises(parts.SetupError, match=r'(?s)status 3.*disk is full.*torch\.log.*No space left'):

@@ -16,6 +16,9 @@ REQUIREMENTS = ROOT / 'requirements'
 CONSTRAINTS = REQUIREMENTS / 'constraints.txt'
 CHECKER = ROOT / 'tools' / 'check_env.py'
 OPENCVS = ('opencv-python', 'opencv-contrib-python', 'opencv-contrib-python-headless')
+# Left out on purpose, which pip cannot know: mmengine names opencv-python, and the headless build stands for it under
+# another name; openmim names opendatalab, which needs old versions of others and serves `mim download` alone.
+LEFT_OUT = ('opencv-python', 'opendatalab')
 REVISION = 1  # to be raised when a step comes to do something else with the same files
 
 
@@ -46,6 +49,7 @@ def steps() -> list[Step]:
         Step('packages', 'packages that the toolboxes, tests and linters import', stack, _packages),
         Step('opencv', 'opencv without a screen', (REQUIREMENTS / 'runtime.txt',), _opencv),
         Step('openmmlab', 'mmengine, mmdet, mmseg, mmpretrain', (REQUIREMENTS / 'openmmlab.txt',), _openmmlab),
+        Step('openmim', 'mim', (REQUIREMENTS / 'mim.txt',), _openmim),
         Step('mmcv', 'mmcv with its operators (compiled once, 5 to 15 minutes)', (REQUIREMENTS / 'mmcv.txt',), _mmcv),
         Step('olor_mm', 'olor_mm itself, from this checkout', (), _olor_mm),
         Step('check', 'check of the whole', (CHECKER, *sorted(REQUIREMENTS.glob('*.txt'))), _check),
@@ -129,6 +133,10 @@ def _openmmlab(environment: Environment) -> None:
     environment.pip_install('openmmlab', '--no-deps', *_requirements('openmmlab'))
 
 
+def _openmim(environment: Environment) -> None:
+    environment.pip_install('openmim', '--no-deps', *_requirements('mim'))
+
+
 def _olor_mm(environment: Environment) -> None:
     """By a .pth file: a distribution's folder is where mmengine looks for the bases of a new-style config, and that of
     pip's editable mode is site-packages, where there are none of ours. Without one it asks Python, which knows.
@@ -144,8 +152,8 @@ def _check(environment: Environment) -> None:
     if problems:
         raise SetupError(f'the environment is complete but does not work: {problems}')
     answer = environment.ask('-m', 'pip', 'check')
-    # mmengine names opencv-python; pip cannot know that the headless build, under its other name, stands for it.
-    unmet = [line for line in answer.stdout.splitlines() if 'requires' in line and 'opencv-python' not in line]
+    lines = answer.stdout.splitlines()
+    unmet = [line for line in lines if 'requires' in line and not any(name in line for name in LEFT_OUT)]
     if answer.returncode and unmet:
         print('      pip check: ' + '\n      pip check: '.join(unmet), flush=True)
 
