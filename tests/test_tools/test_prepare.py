@@ -22,7 +22,7 @@ from PIL import Image
 import olor_mm.datasets
 from olor_mm.tooling.prepare import images
 from olor_mm.tooling.prepare.arrays import broken_mat
-from olor_mm.tooling.prepare.output import say
+from olor_mm.tooling.prepare.output import Progress, say
 from olor_mm.tooling.prepare.specs import SPECS, Spec
 from tests.test_tools._prepare_sets import MAKERS, Prepare, digests
 from tests.test_tools._small import REPO, TOOLS, environment, tool
@@ -88,6 +88,36 @@ def test_a_whole_set(copy: Callable, prepared: Prepare, name: str, workers: int)
     assert {file.partition('/')[0] for file in after.keys() - before.keys()} == ({'splits'} if spec.folds else set())
     assert prepared('--root', root, spec=spec).code == 0
     assert digests(root) == after
+
+
+# How each split or domain is read in a config.
+READ = {
+    'svhn': lambda part: dict(split=part),
+    'cub200': lambda part: dict(split=part),
+    'stanford_cars': lambda part: dict(split=part),
+    'stanford_cars_in_one': lambda part: dict(split=part),
+    'places_lt': lambda part: dict(split=part),
+    'ip102': lambda part: dict(split=part),
+    'office_home': lambda part: dict(split='test', train_domains=(), test_domains=part),
+    'pacs': lambda part: dict(split='test', train_domains=(), test_domains=part),
+    'coco': lambda part: dict(ann_file=f'annotations/instances_{part}.json', data_prefix=dict(img=part)),
+    'ade20k': lambda part: dict(data_prefix=dict(img_path=f'images/{part}', seg_map_path=f'annotations/{part}')),
+}
+
+
+@pytest.mark.parametrize('name', READ)
+def test_what_is_whole_is_what_the_data_set_class_reads(copies: Callable, name: str) -> None:
+    """It also shows that the small copies are in the true formats."""
+    spec, root = copies(name)
+    package, kind = spec.dataset.split('.')
+    for part, number in spec.parts.items():
+        options = dict(test_mode=True) if package == 'mmdet' else {}
+        dataset = getattr(importlib.import_module(f'{package}.datasets'), kind)(
+            data_root=str(root), **READ[name](part), **options
+        )
+        assert len(dataset) == number
+        path = dataset.get_data_info(number - 1).get('img_path')
+        assert path is None or Path(path).is_file()
 
 
 @pytest.mark.parametrize('name', AN_IMAGE)
@@ -419,6 +449,20 @@ def test_names_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(raw, encoding='ascii'))
     say('数/\udcff.jpg')
     assert raw.getvalue() == b'\\u6570/\\udcff.jpg\n'
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    with Progress('decoding images', 4) as progress:
+        progress.advance(1)
+        progress.advance(3)
+    said = capsys.readouterr()
+    assert 'decoding images: 100%' in said.err
+    assert said.out == ''
+    monkeypatch.setitem(sys.modules, 'tqdm', None)
+    with Progress('decoding images', 4) as progress:
+        progress.advance(4)
+    assert capsys.readouterr().out == 'decoding images: 4 of 4\n'
 
 
 def test_specs_agree_with_the_data_sets_and_configs() -> None:
