@@ -154,10 +154,14 @@ class DomainDataset(CheckedDataset):
 
         Raises:
             FileNotFoundError: If there is none.
+            DatasetLayoutError: If there are several.
         """
-        for spelling in self.DOMAINS[domain]:
-            if (root / spelling).is_dir():
-                return root / spelling
+        found = [root / spelling for spelling in self.DOMAINS[domain] if (root / spelling).is_dir()]
+        if len({folder.resolve() for folder in found}) > 1:
+            names = ' and '.join(repr(folder.name) for folder in found)
+            raise DatasetLayoutError(f'{root} holds the domain {domain!r} more than once, as {names}: keep one')
+        if found:
+            return found[0]
         raise FileNotFoundError(
             f'the domain {domain!r} is missing: looked for {some(self.DOMAINS[domain])} in {root.absolute()}, which '
             f'holds {some(folders(root)) or "no folder"}\n'

@@ -144,6 +144,16 @@ def test_the_published_spellings_and_folder_of_office_home(tmp_path: Path, folde
     assert dataset.get_data_info(0)['domain'] == 'Real World'
 
 
+def test_a_domain_in_two_spellings(tmp_path: Path) -> None:
+    make_domains(tmp_path, OfficeHome, 1)
+    (tmp_path / 'RealWorld').symlink_to(tmp_path / 'Real World')
+    options = dict(train_domains='Art', test_domains='Real World', split='test')
+    assert len(OfficeHome(str(tmp_path), **options)) == OfficeHome.NUM_CLASSES
+    (tmp_path / 'Real_World').mkdir()
+    with pytest.raises(DatasetLayoutError, match=r"more than once, as 'Real World' and 'Real_World'.*keep one"):
+        OfficeHome(str(tmp_path), **options)
+
+
 def test_folds_do_not_depend_on_the_spelling_of_a_folder(tmp_path: Path) -> None:
     found = []
     for folder in ('Real World', 'RealWorld'):
