@@ -9,10 +9,13 @@ LAUNCHER := $(shell for p in '$(PYTHON)' python3 python3.12 python3.11 python3.1
 SETUP = $(if $(LAUNCHER),'$(LAUNCHER)',$(error no Python 3 found: sudo apt-get install python3 python3-venv python3-dev, \
 	or name one of 3.10, 3.11 and 3.12 with PYTHON=/path/to/python)) tools/setup_env.py
 ARGS ?=
+# Tests run in so many processes, whole files at a time; 0 is this process alone.
+JOBS ?= 2
 
 help:
 	@echo 'make demo    set up, then pre-train, fine-tune with and without OLOR, and print what came out'
 	@echo 'make test    set up, then all tests; ARGS="-m \"not slow\"" passes arguments to pytest'
+	@echo '             in JOBS=2 processes; JOBS=0 runs them one by one'
 	@echo 'make lint    set up, then ruff and mypy'
 	@echo 'make format  set up, then let ruff mend and format'
 	@echo 'make setup   only make .venv, with the stack that requirements/ pins'
@@ -28,7 +31,7 @@ demo:
 	@$(SETUP) --need demo -- tools/demo/run.py $(ARGS)
 
 test:
-	@$(SETUP) --need test -- -m pytest $(ARGS)
+	@$(SETUP) --need test -- -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint:
 	@$(SETUP) --need lint -- -m ruff check .

@@ -14,7 +14,7 @@ import sys
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 RUNTIME = ('torch', 'torchvision', 'cv2', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'ftfy', 'regex')
-TESTS = ('pytest', 'hypothesis', 'pytest_timeout', 'timm')
+TESTS = ('pytest', 'hypothesis', 'pytest_timeout', 'timm', 'xdist')
 LINT = ('ruff', 'mypy')
 NEEDS = {
     'opencv': ('cv2',),
