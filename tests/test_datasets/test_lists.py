@@ -12,6 +12,7 @@ from mmpretrain.registry import DATASETS
 
 from olor_mm.datasets import IP102, DatasetLayoutError, PlacesLT
 from olor_mm.datasets._lists import read_class_names, read_list
+from olor_mm.datasets.places_lt import _scene
 
 from ._make import make_ip102, make_places
 
@@ -49,6 +50,20 @@ def test_scenes_are_named_by_the_folders_of_the_training_list(places_root: Path,
     copied = shutil.copytree(places_root, tmp_path / 'places')
     (copied / 'Places_LT_train.txt').unlink()
     assert PlacesLT(str(copied), 'test').CLASSES is None
+
+
+@pytest.mark.parametrize(
+    ('path', 'name'),
+    [
+        ('data_256/a/airfield/00000001.jpg', 'airfield'),
+        ('data_256/a/apartment_building/outdoor/00000001.jpg', 'apartment_building/outdoor'),
+        ('train/airfield/00000001.jpg', 'airfield'),
+        ('train/apartment_building/outdoor/00000001.jpg', 'apartment_building/outdoor'),
+        ('train/apartment_building-outdoor/00000001.jpg', 'apartment_building-outdoor'),
+    ],
+)
+def test_scenes_in_the_folders_of_the_lists_that_are_about(path: str, name: str) -> None:
+    assert _scene(path) == name
 
 
 def test_scenes_are_not_named_where_folders_are_not_the_classes(places_root: Path, tmp_path: Path) -> None:
