@@ -39,20 +39,25 @@ def run(*command: object, cwd: Path, env: Mapping[str, str]) -> str:
     return done.stdout
 
 
+def copy_checkout(folder: Path) -> Path:
+    """What a distribution is built from, in a folder that a build may change."""
+    folder.mkdir()
+    for name in SOURCES:
+        source = REPO / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=NOT_COPIED)
+        else:
+            shutil.copy(source, folder)
+    return folder
+
+
 @pytest.fixture(scope='session')
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like site-packages with olor_mm and the project ``orchard``, as pip installs them."""
     pytest.importorskip('setuptools', minversion='64')
     pytest.importorskip('wheel')
     root = tmp_path_factory.mktemp('installed')
-    checkout = root / 'checkout'
-    checkout.mkdir()
-    for name in SOURCES:
-        source = REPO / name
-        if source.is_dir():
-            shutil.copytree(source, checkout / name, ignore=NOT_COPIED)
-        else:
-            shutil.copy(source, checkout)
+    checkout = copy_checkout(root / 'checkout')
     project = shutil.copytree(PROJECT, root / 'project', ignore=NOT_COPIED)
     env = {k: v for k, v in os.environ.items() if not k.startswith('PIP_')}
     command = ['-m', 'pip', 'install', '-q', '--no-index', '--no-deps', '--no-build-isolation', '--no-input']

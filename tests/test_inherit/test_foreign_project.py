@@ -14,9 +14,11 @@ from ._docs import block
 from ._saved import anchors, read, strengths
 from .conftest import PROJECT, Run
 
-pytestmark = pytest.mark.slow
+#: Of a block of the project's backbone.
+SHAPES = {'weight': (8, 8, 3, 3), 'bias': (8,)}
 
 
+@pytest.mark.slow
 def test_one_option_turns_it_on(run_installed: Run, site: Path, tmp_path: Path) -> None:
     shutil.copy(PROJECT / 'fruit.py', tmp_path)
     torch.manual_seed(1)
@@ -42,14 +44,8 @@ def test_one_option_turns_it_on(run_installed: Run, site: Path, tmp_path: Path) 
     assert found == pytest.approx({name: 0.25 if 'stem' in name else 0.125 for name in found}, rel=0.01)
 
 
-SHAPES = {'weight': (8, 8, 3, 3), 'bias': (8,)}
-
-
-def test_without_the_option_nothing_of_it_is_there(run_installed: Run, tmp_path: Path) -> None:
-    shutil.copy(PROJECT / 'fruit.py', tmp_path)
-    log = run_installed(
-        sys.executable, '-m', 'orchard.train', 'fruit.py', '--cfg-options', 'model.backbone.init_cfg=None'
-    )
-    assert 'OLOR' not in log
-    saved = read(tmp_path / 'work_dirs' / 'fruit' / 'epoch_1.pth')
-    assert 'rollback' not in saved['optimizer']
+def test_the_project_knows_nothing_of_it() -> None:
+    files = [path for path in PROJECT.rglob('*') if path.suffix in ('.py', '.toml')]
+    lines = [line for path in files for line in path.read_text().splitlines() if not line.startswith(('#', '"""'))]
+    assert len(files) > 5
+    assert [line for line in lines if 'olor' in line.lower() and 'colo' not in line.lower()] == []

@@ -23,7 +23,7 @@ BASE = 'olor_maskrcnn_convnext.py'
 COMMANDS = {line.split()[2]: shlex.split(line) for line in block('mim').splitlines()}
 JOBS: dict[str, tuple[str, Callable[[Path], Options]]] = {
     'mmdet': (BASE, lambda root: detection(make_coco(root, train=2, val=1))),
-    'mmsegmentation': ('olor_upernet_vit.py', lambda root: segmentation(make_scenes(root, classes=151))),
+    'mmseg': ('olor_upernet_vit.py', lambda root: segmentation(make_scenes(root, classes=151))),
     'mmpretrain': ('olor_vit-base-p16_8xb16_pacs.py', lambda root: vit_pacs(make_domains(root))),
 }
 NO_VALIDATION = {f'{split}_{part}': None for split in ('val', 'test') for part in ('dataloader', 'cfg', 'evaluator')}
@@ -56,7 +56,7 @@ def test_a_toolbox_trains_what_inherits_ours(
     package: str, mim: tuple[str, ...], run_installed: Run, site: Path, tmp_path: Path
 ) -> None:
     base, job = JOBS[package]
-    keep = dict(_delete_=True, type='CheckpointHook', interval=1, by_epoch=package != 'mmsegmentation')
+    keep = dict(_delete_=True, type='CheckpointHook', interval=1, by_epoch=package != 'mmseg')
     options = {**job(tmp_path / 'data'), **ONE_STEP, **NO_VALIDATION, 'default_hooks.checkpoint': keep}
     lines = [f'{name} = {value!r}' for name, value in nested(options).items()]
     command = COMMANDS[package]
