@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from mmengine.config import Config
 from PIL import Image
 
@@ -340,6 +341,36 @@ def test_damaged_svhn(copy: Callable, prepared: Prepare, damage: str) -> None:
     assert 'train_32x32.mat: ' in found.out
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(y=np.ones((3, 1), np.uint8)), 'for 3 labels'),
+        (dict(X=np.zeros((32, 32, 3, 20), np.float32)), 'X is single (32, 32, 3, 20)'),
+        (dict(y=np.zeros((20, 1), np.uint8)), 'class -1 does not exist'),
+        (dict(y=np.full((20, 1), 11, np.uint8)), 'class 11 does not exist'),
+    ],
+)
+def test_svhn_of_another_shape(copy: Callable, prepared: Prepare, change: dict[str, np.ndarray], message: str) -> None:
+    spec, root = copy('svhn')
+    content = {name: array for name, array in scipy.io.loadmat(root / 'train_32x32.mat').items() if name in 'Xy'}
+    scipy.io.savemat(root / 'train_32x32.mat', {**content, **change})
+    # Uncompressed, it is whole as well.
+    assert broken_mat(root / 'train_32x32.mat') is None
+    found = prepared('--root', root, spec=spec)
+    assert found.code == 1
+    assert message in found.out
+
+
+@pytest.mark.parametrize('name', ['stanford_cars', 'stanford_cars_in_one'])
+def test_damaged_tables_of_cars(copy: Callable, prepared: Prepare, name: str) -> None:
+    spec, root = copy(name)
+    (file,) = root.rglob('cars_annos.mat' if name.endswith('one') else 'cars_test_annos_withlabels.mat')
+    file.write_bytes(file.read_bytes()[:200])
+    found = prepared('--root', root, '--quick', spec=spec)
+    assert found.code == 1
+    assert f'unreadable files: 1\n  {file.name}: ' in found.out
+
+
 def test_svhn_without_the_optional_file(copy: Callable, prepared: Prepare) -> None:
     spec, root = copy('svhn')
     (root / 'extra_32x32.mat').unlink()
@@ -365,12 +396,50 @@ def test_cifar100_that_mmpretrain_would_refuse(copy: Callable, prepared: Prepare
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_gif_is_left_to_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new('RGB', (4, 4)).save(tmp_path / 'a.gif')
-    monkeypatch.setattr(images, '_opencv_reads', lambda path: False)
-    records = [images.Record('train', 'a.gif', 0)]
-    (checked,) = images.check_images(records, str(tmp_path), 0, 0)
-    assert checked.bad == [('a.gif', 'format GIF, which OpenCV does not read')]
+def test_only_what_opencv_reads_is_an_image(copy: Callable, prepared: Prepare) -> None:
+    spec, root = copy('ip102')
+    for ending in ('bmp', 'png', 'webp', 'tiff', 'ppm'):
+        Image.new('RGB', (4, 4)).save(root / AN_IMAGE['ip102'], format=ending)
+        assert prepared('--root', root, '--workers', '0', spec=spec).code == 0
+    for mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16'):
+        Image.new(mode, (4, 4)).save(root / AN_IMAGE['ip102'], format='png')
+        assert prepared('--root', root, '--workers', '0', spec=spec).code == 0
+    Image.new('CMYK', (4, 4)).save(root / AN_IMAGE['ip102'])
+    assert prepared('--root', root, '--workers', '0', spec=spec).code == 0
+    Image.new('RGB', (4, 4)).save(root / AN_IMAGE['ip102'], format='pcx')
+    found = prepared('--root', root, '--workers', '0', spec=spec)
+    assert found.code == 1
+    assert 'format PCX, which OpenCV does not read' in found.out
+
+
+def test_the_first_problems_are_shown_and_all_are_written(copy: Callable, prepared: Prepare) -> None:
+    spec, root = copy('cub200')
+    gone = sorted((root / 'images').rglob('*.jpg'))
+    for file in gone:
+        file.unlink()
+    found = prepared('--root', root, spec=spec)
+    assert found.code == 1
+    assert f'missing files: {len(gone)}' in found.out
+    assert found.out.count('Some_Bird_') < len(gone)
+    assert '... and 1 more' in found.out
+    lines = (root / 'prepare_cub200.txt').read_text().splitlines()
+    assert [f'missing files: {file.relative_to(root)}' for file in gone] == sorted(lines[1:])
+
+
+@pytest.mark.parametrize('name', ['cub200', 'places_lt', 'cifar100', 'office_home'])
+def test_classes_are_counted(copy: Callable, prepared: Prepare, name: str) -> None:
+    spec, root = copy(name)
+    part = next(iter(spec.parts))
+    more = prepared('--root', root, '--quick', spec=replace(spec, classes=spec.classes + 1))
+    assert more.code == 1
+    assert f'classes of {part}: {spec.classes}, published are {spec.classes + 1}' in more.out
+    each = spec.parts[part] // spec.classes
+    strict = replace(spec, class_minimum={part: each + 1})
+    few = prepared('--root', root, '--quick', spec=strict)
+    assert few.code == 1
+    assert f'images of class 0 of {part}: {each}, published are at least {each + 1}' in few.out
+    assert prepared('--root', root, '--quick', '--num-folds', '2', '--subset', spec=strict).code == 0
+    assert prepared('--root', root, '--quick', spec=replace(spec, class_minimum={part: each})).code == 0
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the processes are forked on Linux alone')

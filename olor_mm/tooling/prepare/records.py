@@ -185,7 +185,8 @@ def _annotations(file: Path, fields: tuple[str, ...], findings: Findings) -> Ite
     if not file.is_file():
         return
     try:
-        table = importlib.import_module('mat4py').loadmat(str(file))['annotations']
+        with file.open('rb') as stream:
+            table = importlib.import_module('mat4py').loadmat(stream)['annotations']
         # A table of one row comes as its values.
         columns = [table[name] if isinstance(table[name], list) else [table[name]] for name in fields]
     except Exception as error:  # mat4py raises whatever a damaged file leads it to
