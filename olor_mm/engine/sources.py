@@ -48,12 +48,13 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
 
     found = _deliver(model, load)
     for name, child in model.named_children():
-        if any(key.startswith(f'{name}.') for key in wanted) and not any(key.startswith(f'{name}.') for key in found):
-            found.update({f'{name}.{key}': value for key, value in _deliver(child, load).items()})
-        if isinstance(child, BaseModule) and any(key.startswith(f'{name}.') for key in wanted.keys() - found.keys()):
+        below = {key for key in wanted if key.startswith(f'{name}.')}
+        if below and not below & found.keys():
+            found.update(_below(name, _deliver(child, load)))
+        if below & found.keys() and not below <= found.keys() and isinstance(child, BaseModule):
             # mmseg's VisionTransformer resizes its position embeddings in init_weights alone.
-            given = _deliver(child, lambda module: _initialise_from(module, file)).items()
-            found.update({f'{name}.{key}': value for key, value in given if f'{name}.{key}' not in found})
+            resized = _deliver(child, lambda module: _initialise_from(module, file))
+            found = {**_below(name, resized), **found}
     return _select(found, wanted, option)
 
 
@@ -99,6 +100,10 @@ def _initialise(module: nn.Module) -> None:
     # The run's own random numbers must not depend on whether theta_0 was read again.
     with torch.random.fork_rng(devices=[]):
         cast(BaseModule, module).init_weights()
+
+
+def _below(child: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f'{child}.{key}': value for key, value in found.items()}
 
 
 def _initialise_from(module: nn.Module, file: str) -> None:
