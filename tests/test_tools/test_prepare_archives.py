@@ -63,17 +63,18 @@ def test_from_the_archive_to_ok(prepared: Prepare, tmp_path: Path, ending: str) 
 
 @pytest.mark.parametrize('ending', ['zip', 'tar', 'tgz'])
 @pytest.mark.parametrize(
-    'name', ['../evil.txt', 'a/../../evil.txt', '/evil.txt', '..\\evil.txt', 'C:\\evil.txt', 'a/..']
+    'name', ['../evil.txt', 'a/../../evil.txt', '{tmp}/evil.txt', '..\\evil.txt', 'C:\\evil.txt', 'a/..']
 )
 def test_paths_that_lead_out(tmp_path: Path, ending: str, name: str) -> None:
     root = tmp_path / 'in' / 'root'
     root.mkdir(parents=True)
+    # Where a test that fails leaves its file, nobody is harmed.
+    name = name.format(tmp=tmp_path)
     archive = write(root / f'bad.{ending}', {'fine.txt': b'1', name: b'evil'})
     before = digests(tmp_path)
     with pytest.raises(InputError, match='leads out of the folder'):
         unpack(archive, root)
     assert digests(tmp_path) == before
-    assert not Path('/evil.txt').exists()
 
 
 def test_a_traversal_on_the_command_line(prepared: Prepare, tmp_path: Path) -> None:
@@ -115,6 +116,7 @@ def test_nothing_is_overwritten(prepared: Prepare, tmp_path: Path) -> None:
     assert found.code == 1
     assert 'mine.txt: has not the size that a.zip gives; left as it is' in found.out
     assert (tmp_path / 'mine.txt').read_text() == 'mine'
+    assert (tmp_path / 'link.txt').is_symlink()
     assert not (tmp_path / 'nowhere').exists()
     assert (tmp_path / 'new.txt').read_text() == 'theirs'
 
