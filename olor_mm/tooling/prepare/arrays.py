@@ -127,8 +127,7 @@ def _byte_order(stream: BinaryIO) -> str:
 
 def _broken_stream(stream: BinaryIO, length: int) -> str | None:
     decompressor = zlib.decompressobj()
-    while length > 0:
-        block = stream.read(min(_BLOCK, length))
+    while block := stream.read(min(_BLOCK, length)):
         length -= len(block)
         try:
             decompressor.decompress(block)
