@@ -1,6 +1,7 @@
 """Shared fixtures: the real data, and a seed for every test."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ REPO = Path(__file__).resolve().parents[1]
 # Small tensors: more threads cost more than they save, all the more where tests share the cores with other work.
 torch.set_num_threads(1)
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# Where the tests are started in the background, Ctrl-C is ignored, and so it is by every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
