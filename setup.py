@@ -118,7 +118,7 @@ if __name__ == '__main__':
         python_requires='>=3.10',
         install_requires=[],
         extras_require={
-            'tests': ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'timm'],
+            'tests': ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist'],
             'lint': ['mypy', 'ruff'],
         },
         cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist},

@@ -122,6 +122,23 @@ def train(args: argparse.Namespace, network: str, setting: str, method: str, see
     return found
 
 
+def study(args: argparse.Namespace, network: str, about: dict[str, str]) -> str:
+    """All runs of a network; writes pacs_<network>.json and .md and returns the table."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for setting in args.settings:
+        row = found.setdefault(setting, {})
+        for method in args.methods:
+            row[method] = [round(train(args, network, setting, method, seed), 2) for seed in args.seeds]
+            print(f'{network}, {setting}, {method}: {row[method]}', flush=True)
+    cells = {
+        name: [' / '.join(f'{v:.1f}' for v in row[method]) for method in args.methods] for name, row in found.items()
+    }
+    told = dict(epochs=args.epochs, images=args.images, test_images=args.test_images, seeds=args.seeds)
+    result = {'machine': about, **told, 'top1': found}
+    header = [f'{network}, top-1 in percent', *args.methods]
+    return save(args.out, f'pacs_{network}', result, [[name, *row] for name, row in cells.items()], header)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-root', type=Path, required=True, help='the folder that holds the four domains')
@@ -136,26 +153,9 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'pacs')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results')
     args = parser.parse_args()
-    found: dict[str, dict[str, list[float]]] = {}
     about = machine('cpu')
     for network in args.networks:
-        for setting in args.settings:
-            row = found.setdefault(f'{network}, {setting}', {})
-            for method in args.methods:
-                row[method] = [round(train(args, network, setting, method, seed), 2) for seed in args.seeds]
-                print(f'{network}, {setting}, {method}: {row[method]}', flush=True)
-    rows = [
-        [name, *(' / '.join(f'{v:.1f}' for v in row[method]) for method in args.methods)] for name, row in found.items()
-    ]
-    result = {
-        'machine': about,
-        'epochs': args.epochs,
-        'images': args.images,
-        'test_images': args.test_images,
-        'seeds': args.seeds,
-        'top1': found,
-    }
-    print(save(args.out, 'pacs', result, rows, ['top-1 in percent', *args.methods]))
+        print(study(args, network, about))
 
 
 if __name__ == '__main__':

@@ -37,18 +37,18 @@ def test_it_measures_every_variant(name, tmp_path):
 
 @pytest.mark.parametrize(
     ('network', 'setting', 'method'),
-    [('deit-tiny', 'photo', 'OLOR'), ('mobilenetv2', 'mixed', 'OLOR'), ('deit-tiny', 'mixed', 'Linear')],
+    [('deit-tiny', 'photo', 'OLOR'), ('mobilenetv2', 'mixed', 'Linear')],
 )
 def test_pacs_is_learned(network, setting, method, tmp_path, shared_data):
     """Real images, real weights, tools/train.py; 14% is chance."""
     command = [sys.executable, str(REPO / 'benchmarks' / 'pacs.py'), '--data-root', str(shared_data / 'pacs')]
     command += ['--weights', str(shared_data / 'weights'), '--work-dir', str(tmp_path), '--out', str(tmp_path)]
     command += ['--networks', network, '--settings', setting, '--methods', method]
-    command += ['--images', '480', '--test-images', '140', '--epochs', '2']
+    command += ['--images', '800', '--test-images', '140', '--epochs', '2']
     env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
     run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-2000:]
-    result = json.loads((tmp_path / 'pacs.json').read_text())
+    result = json.loads((tmp_path / f'pacs_{network}.json').read_text())
     ((top1,),) = [row[method] for row in result['top1'].values()]
     assert top1 > 2 * 100 / 7
     (log,) = tmp_path.glob('*/log.txt')

@@ -12,7 +12,7 @@ from tests._data import CLASSES
 
 REPO = Path(__file__).resolve().parents[2]
 TOOLS = REPO / 'tools'
-TIMEOUT = 300  # seconds
+TIMEOUT = 600  # seconds
 
 SMALL = """
 _base_ = [__import__('olor_mm').cfg({base!r})]
