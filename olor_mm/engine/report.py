@@ -6,7 +6,7 @@ from torch import Tensor
 
 from olor_mm.layers import LayerTable
 
-__all__ = ['format_left_alone', 'format_report', 'table']
+__all__ = ['format_left_alone', 'format_report', 'format_unmatched', 'table']
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
@@ -73,3 +73,22 @@ def format_left_alone(
             more = f' and {len(found) - most} more' if len(found) > most else ''
             lines.append(f'theta_0: {len(found)} tensors {what} and are left alone: {", ".join(found[:most])}{more}')
     return lines
+
+
+def format_unmatched(names: Mapping[str, Tensor], total: int, shapes: Mapping[Tensor, tuple[int, ...]]) -> str:
+    """A warning on what is pulled back to values that no checkpoint delivered.
+
+    Args:
+        names: Canonical name to parameter, of these.
+        total: How many tensors are pulled back.
+        shapes: Parameter to the shape that a checkpoint had for it, where one had it.
+    """
+    shown = ', '.join(
+        name + (f' (there it has shape {shapes[p]})' if p in shapes else '') for name, p in list(names.items())[:5]
+    )
+    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+    return (
+        f'theta_0: {len(names)} of {total} tensors came from no checkpoint and are pulled back to their initial '
+        f"values: {shown}{more}. optim_wrapper.rollback.roots='loaded' leaves such weights alone. (What a constructor "
+        'loads by itself, as timm does with pretrained=True, is not seen here.)'
+    )

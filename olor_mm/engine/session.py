@@ -14,9 +14,10 @@ from olor_mm.rollback.penalty import layerwise_levels
 
 from . import monitor
 from .ledger import LoadLedger
-from .report import format_left_alone, format_report
+from .report import format_left_alone, format_report, format_unmatched
 from .settings import LOADED, RollbackSettings
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
+from .vit_checkpoints import scheme_for
 
 __all__ = ['RollbackSession']
 
@@ -241,20 +242,13 @@ class RollbackSession:
         unmatched = {name: p for name, p in names.items() if p not in self.ledger.delivered}
         if not unmatched:
             return
-        shape = {
-            name: f' (there it has shape {self.ledger.mismatched[p]})'
-            for name, p in unmatched.items()
-            if p in self.ledger.mismatched
-        }
-        shown = ', '.join(name + shape.get(name, '') for name in list(unmatched)[:5])
-        more = f' and {len(unmatched) - 5} more' if len(unmatched) > 5 else ''
-        print_log(
-            f'theta_0: {len(unmatched)} of {len(names)} tensors came from no checkpoint and are pulled back to their '
-            f"initial values: {shown}{more}. optim_wrapper.rollback.roots='loaded' leaves such weights alone. (What a "
-            'constructor loads by itself, as timm does with pretrained=True, is not seen here.)',
-            logger='current',
-            level=logging.WARNING,
-        )
+        text = format_unmatched(unmatched, len(names), self.ledger.mismatched)
+        if 2 * len(unmatched) > len(names):
+            schemes = {scheme_for(dict(child.named_parameters())) for child in self._unwrapped().children()} - {None}
+            text += ''.join(
+                f" A ViT under another library's names loads with {scheme!r} before it." for scheme in schemes
+            )
+        print_log(text, logger='current', level=logging.WARNING)
 
     # ---------------------------------------------------------------- while training
 

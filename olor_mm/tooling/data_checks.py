@@ -107,6 +107,7 @@ def _check_dataset(cfg: Mapping[str, Any], where: str, dataset: Mapping[str, Any
             raise InputError(
                 f'the {"data folder" if key == "data_root" else "image folder"} of {where} is missing',
                 *_looked_for(folder, root, ann_file, prefixes, f'{where}.{key}'),
+                *_own_layout(kind),
             )
     if isinstance(ann_file, str) and ann_file:
         file = Path(os.path.join(root, ann_file))
@@ -117,6 +118,12 @@ def _check_dataset(cfg: Mapping[str, Any], where: str, dataset: Mapping[str, Any
             )
         if _is_coco(kind) and file.is_file():
             _check_coco(dataset, kind, where, file, os.path.join(root, str(prefixes.get('data_prefix.img', ''))))
+
+
+def _own_layout(kind: Any) -> list[str]:
+    """The layout that a data set of ours expects, in lines."""
+    layout = getattr(kind, 'LAYOUT', None)
+    return ['expected layout:', *(f'    {line}' for line in layout.splitlines())] if isinstance(layout, str) else []
 
 
 def _looked_for(path: Path, root: str, ann_file: Any, prefixes: Mapping[str, Any], key: str) -> list[str]:
@@ -133,6 +140,11 @@ def _check_coco(dataset: Mapping[str, Any], kind: Any, where: str, file: Path, i
     names = [category.get('name') for category in content['categories']]
     if not _reads_as_coco_does(kind):
         return
+    if isinstance(classes, str) and not Path(classes).is_file():
+        raise InputError(
+            f'{where}.metainfo.classes={classes!r} is a text, not a list of names, and no file of names',
+            f'write one name with a comma behind it: classes=({classes!r},)',
+        )
     classes = classes if isinstance(classes, (list, tuple)) else ()
     missing = [name for name in classes if name not in names]
     if missing:

@@ -43,7 +43,7 @@ def move_data_root(cfg: MutableMapping[str, Any], new_root: str) -> list[str]:
         moved = _relocate(section, key, move)
         if not key.startswith('model.'):
             cfg[key] = moved
-    if not move.changes:
+    if not move.changes and _split(new_root) != move.old:
         raise InputError(
             '--data-root found no path to move in this config',
             f'looked in: {", ".join(key for key, _ in sections(cfg)) or "no data loader or evaluator at all"}',

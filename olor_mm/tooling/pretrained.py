@@ -141,8 +141,11 @@ def _find_prefix(wanted: Shapes, given: Shapes, old: str | None) -> tuple[str, i
 def _other_sizes(wanted: Shapes, given: Shapes, prefix: str) -> list[str]:
     joint = _joint(prefix)
     other = [name for name in wanted if given.get(joint + name, wanted[name]) != wanted[name]]
-    # Position embeddings are resized by the ViTs themselves; anything else stays at its initial values.
-    return [f'--pretrained: {name} is {given[joint + name]} there, {wanted[name]} in the model' for name in other[:3]]
+    return [
+        f'--pretrained: {name} is {given[joint + name]} there, {wanted[name]} in the model'
+        + (', which resizes it' if name == 'pos_embed' else ', which keeps its initial values')
+        for name in other[:3]
+    ]
 
 
 def _joint(prefix: str) -> str:

@@ -5,10 +5,12 @@ import logging
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import FlexibleRunner
 from torch import nn
 
+from olor_mm.engine import RollbackSession, RollbackSettings
 from olor_mm.layers import assign_layers
 from olor_mm.rollback import MissingAnchorError, layerwise_penalty
 from tests._torch import grad_scaler
@@ -302,3 +304,27 @@ def test_flexible_runner(source, roots, tmp_path, caplog):
     for name, param in runner.model.named_parameters():
         if param in rollback.levels:
             assert torch.equal(rollback.anchor(param), state[name])
+
+
+def test_a_vit_under_foreign_names_is_told_what_would_load(tmp_path, caplog):
+    """Nothing matches then, and no loader complains."""
+    from mmpretrain.models import VisionTransformer
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+    arch = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=96)
+    file = tmp_path / 'timm.pth'
+    torch.save(TimmViT(embed_dim=24, depth=2, num_heads=3).state_dict(), file)
+    for scheme, hint in (('', True), ('vit2mmpretrain:', False)):
+        model = torch.nn.Module()
+        init_cfg = dict(type='Pretrained', checkpoint=f'{scheme}{file}')
+        model.backbone = VisionTransformer(arch=arch, init_cfg=init_cfg)
+        session = RollbackSession(RollbackSettings(max_level=0.1), model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        session.attach(optimizer)
+        model.backbone.init_weights()
+        caplog.clear()
+        logger = MMLogger.get_current_instance()
+        logger.addHandler(caplog.handler)
+        session.start(optimizer)
+        logger.removeHandler(caplog.handler)
+        assert ("loads with 'vit2mmpretrain:' before it" in caplog.text) == hint

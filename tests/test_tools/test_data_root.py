@@ -170,3 +170,11 @@ def test_moving_back_restores_the_main_job() -> None:
 def test_refuses(cfg: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         move_data_root(Config(cfg), '/new')
+
+
+@pytest.mark.parametrize('root', ['data/coco', 'data/coco/', './data/coco'])
+def test_the_root_that_it_has_already(root: str) -> None:
+    cfg = Config.fromfile(olor_mm.cfg('olor_maskrcnn_convnext.py'))
+    before = copy.deepcopy(cfg.train_dataloader.dataset.data_root)
+    move_data_root(cfg, root)
+    assert cfg.train_dataloader.dataset.data_root.rstrip('/').endswith(before.rstrip('/'))

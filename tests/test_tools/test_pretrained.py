@@ -158,4 +158,4 @@ def test_a_vit_of_any_library(tmp_path: Path, library: str, prefix: str) -> None
     assert cfg.model.backbone.init_cfg.to_dict() == dict(type='Pretrained', checkpoint=f'{scheme}{file}')
     # All but the position embeddings: 37 tokens in the file, 17 in the model, which resizes them.
     assert re.search(r'(\d+) of (\d+) tensors', notes[0]).groups() == ('27', '28')
-    assert notes[1] == '--pretrained: pos_embed is (1, 37, 24) there, (1, 17, 24) in the model'
+    assert notes[1] == '--pretrained: pos_embed is (1, 37, 24) there, (1, 17, 24) in the model, which resizes it'

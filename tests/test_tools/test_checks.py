@@ -1,4 +1,4 @@
-"""What the tools do for segmentors alone: translated checkpoints are looked for, batch norms stay in their process."""
+"""What the tools do for segmentors and our data sets: translated checkpoints, batch norms, the layout expected."""
 
 from pathlib import Path
 
@@ -8,8 +8,12 @@ from mmengine.config import Config
 
 import olor_mm
 from olor_mm.tooling import InputError
+from olor_mm.tooling.data_checks import check_data
+from olor_mm.tooling.data_root import move_data_root
 from olor_mm.tooling.distributed import _local_batch_norm
+from olor_mm.tooling.settings import register_scope
 from olor_mm.tooling.weights import check_weights
+from tests._data import make_coco
 
 
 @pytest.mark.parametrize('content', [None, b''], ids=['missing', 'empty'])
@@ -44,3 +48,29 @@ def test_batch_norms_of_each_process() -> None:
     assert 'SyncBN' not in str(cfg.model)
     assert cfg.sync_bn is None
     assert _local_batch_norm(cfg) == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'line'),
+    [('full_vit-base-p16_8xb16_svhn', 'test_32x32.mat'), ('olor_vit-base-p16_8xb16_pacs', 'art_painting')],
+)
+def test_a_missing_set_of_ours_shows_its_layout(name: str, line: str, tmp_path: Path) -> None:
+    cfg = Config.fromfile(olor_mm.cfg(name))
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'gone')
+    register_scope(cfg)
+    with pytest.raises(
+        InputError, match=r'(?s)data folder of train_dataloader\.dataset is missing.*expected layout'
+    ) as error:
+        check_data(cfg, 'train')
+    assert line in str(error.value)
+
+
+def test_a_text_for_a_list_of_classes(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    cfg = Config.fromfile(olor_mm.cfg('olor_maskrcnn_convnext.py'))
+    move_data_root(cfg, str(tmp_path))
+    cfg.train_dataloader.dataset.metainfo = dict(classes='disc')
+    register_scope(cfg)
+    with pytest.raises(InputError, match=r"metainfo\.classes='disc' is a text") as error:
+        check_data(cfg, 'train')
+    assert "classes=('disc',)" in str(error.value)
