@@ -52,7 +52,10 @@ def train(argv: Sequence[str]) -> None:
         notes += settings.apply_resume(cfg, args.resume)
     if args.pretrained:
         notes += replace_pretrained(cfg, args.pretrained)
-    _check_rollback(cfg)
+    anchor = _check_rollback(cfg)
+    if args.resume and cfg.get('resume') and anchor != 'init_cfg':
+        # The checkpoint brings every weight: the files that training started from may be gone by now.
+        _forget_pretrained(cfg)
     _check(cfg, 'train', 'val')
     runner = _build_runner(cfg, notes)
     try:
@@ -114,8 +117,12 @@ def _check(cfg: Config, *splits: str) -> None:
         ) from error
 
 
-def _check_rollback(cfg: Config) -> None:
-    """Settings of OLOR are refused here with the message that the constructor would have, minutes before it."""
+def _check_rollback(cfg: Config) -> str | None:
+    """Settings of OLOR are refused here with the message that the constructor would have, minutes before it.
+
+    Returns:
+        Where theta_0 is to be read from, if that is said.
+    """
     wrapper = cfg.get('optim_wrapper') or {}
     constructor = wrapper.get('constructor', '')
     name = constructor if isinstance(constructor, str) else getattr(constructor, '__name__', '')
@@ -123,11 +130,13 @@ def _check_rollback(cfg: Config) -> None:
         anchor = RollbackSettings.from_cfg(wrapper.get('rollback')).anchor
         if anchor not in (None, 'init_cfg', 'current'):
             check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
-    elif 'rollback' in wrapper:
+        return anchor
+    if 'rollback' in wrapper:
         raise InputError(
             f'optim_wrapper.rollback={dict(wrapper["rollback"] or {})} is set, but nothing reads it',
             'set optim_wrapper.constructor=olor_mm.OLOROptimWrapperConstructor too',
         )
+    return None
 
 
 def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:
@@ -139,7 +148,7 @@ def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:
 
 
 def _forget_pretrained(cfg: Config) -> None:
-    """A test gets all of its weights from the checkpoint; it must not need those that training started from."""
+    """A test or a resumed run gets all of its weights from the checkpoint; it must not need those it started from."""
     for node in _mappings(cfg.get('model')):
         if node.get('init_cfg') is not None:
             node['init_cfg'] = None
