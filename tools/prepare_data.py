@@ -1,11 +1,10 @@
 """See that a downloaded data set is whole: ``python tools/prepare_data.py NAME --root DIR``; see ``--help``."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
-if importlib.util.find_spec('olor_mm') is None:
-    # A checkout that was not installed.
+if (Path(__file__).resolve().parents[1] / 'olor_mm' / '__init__.py').is_file():
+    # A checkout's tools run its own package, whatever else is installed.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from olor_mm.tooling import run_command

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 try:
@@ -53,10 +56,23 @@ class CheckedDataset(BaseDataset):
             raise ValueError(
                 f'data_root={data_root!r} is an address: {type(self).__name__} is read from a local folder'
             )
+        self._check_options(kwargs)
         self.split = split
         self.verify = verify
         kwargs.setdefault('test_mode', split not in self.TRAIN_SPLITS)
         super().__init__(ann_file='', data_root=str(data_root), **kwargs)
+
+    def _check_options(self, given: Mapping[str, Any]) -> None:
+        makers = [
+            vars(kind)['__init__'] for kind in type(self).__mro__ if '__init__' in vars(kind) and kind is not object
+        ]
+        known = {name for maker in makers for name in inspect.signature(maker).parameters}
+        known -= {'self', 'args', 'kwargs', 'ann_file'}
+        for option in given:
+            if option not in known:
+                near = get_close_matches(option, known, n=1)
+                hint = f'did you mean {near[0]}?' if near else f'the options are {", ".join(sorted(known))}'
+                raise ValueError(f'{option}={given[option]!r} is not an option of {type(self).__name__}: {hint}')
 
     def read(self) -> list[dict[str, Any]]:
         """One dict for every image of the split, ``gt_label`` counted in the published order of classes."""

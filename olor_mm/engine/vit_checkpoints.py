@@ -2,24 +2,26 @@
 
 The four name the same tensors differently, and a checkpoint under foreign names loads *nothing*, without an error. Here
 the names are translated while the file is read, so that one published file serves mmpretrain's VisionTransformer and
-mmseg's. A checkpoint is asked for in the names of the model that takes it, wherever MMEngine takes a file
-(``init_cfg``, ``load_from``, ``optim_wrapper.rollback.anchor``)::
+mmseg's. A checkpoint is asked for in the names of the backbone that takes it, in ``init_cfg`` and in
+``optim_wrapper.rollback.anchor`` (not in ``load_from``, which is for whole models)::
 
     init_cfg=dict(type='Pretrained', checkpoint='vit2mmseg:deit_tiny.pth')
     init_cfg=dict(type='Pretrained', checkpoint='vit2mmpretrain:https://...')
 
 What stands before the backbone's names in the file (``backbone.``, ``module.``, ``visual.``, ...) is dropped, and so is
 what is no part of a backbone: heads, decoders, text towers. Position embeddings of another image size are resized by
-the models themselves, as for files of their own.
+the models themselves, as for files of their own; they expect one for the class token and then the patches', so those of
+other tokens (DeiT's distillation token, registers) are left out, and where the class token has none it gets zeros.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, cat
 
 __all__ = ['VIT_SCHEMES', 'plain_address', 'register_vit_schemes', 'scheme_for', 'to_mmpretrain', 'to_mmseg']
 
@@ -91,7 +93,13 @@ _TO_MMSEG = {
 }
 
 # Where a file holds several ViTs, as CLIP's two towers, the first of these is the backbone.
-_PREFIXES = ('backbone.', 'visual.', '', 'module.backbone.', 'module.visual.', 'module.', 'model.', 'encoder.')
+_PREFIXES = (
+    *('backbone.', 'visual.', '', 'module.backbone.', 'module.visual.', 'module.', 'model.', 'encoder.'),
+    # Of a self-distilled pair the teacher is what is published and used.
+    *('teacher.backbone.', 'teacher.', 'student.backbone.', 'student.'),
+)
+# Tokens beside the class token and the patches, which have positions of their own right behind the class token's.
+_EXTRA_TOKENS = ('dist_token', 'reg_token', 'register_tokens')
 
 
 def to_mmpretrain(state: Mapping[str, Any], source: str = 'the checkpoint') -> dict[str, Tensor]:
@@ -112,17 +120,18 @@ def to_mmpretrain(state: Mapping[str, Any], source: str = 'the checkpoint') -> d
     found = _recognise(tensors)
     if found is None:
         marks = ', '.join(f'{block} ({kind})' for kind, ((_, block), _) in _FROM.items())
-        names = ', '.join(list(tensors)[:3]) or 'no tensor'
+        names = ', '.join(list(tensors)[:3] or [f'no tensor, but {", ".join(map(str, list(state)[:5]))}'])
         raise ValueError(
             f'{source} holds no ViT that could be translated: it was looked for {marks}, with anything in front; it '
             f'has {names}, ...; give the checkpoint of a ViT, or leave the vit2...: away to load it under its own names'
         )
     kind, prefix = found
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    _refuse_other_kinds(own, source)
     translated = {
-        new: _shaped(new, value)
-        for name, value in tensors.items()
-        if name.startswith(prefix) and (new := _rename(name[len(prefix) :], _FROM[kind][1])) is not None
+        new: _shaped(new, value) for name, value in own.items() if (new := _rename(name, _FROM[kind][1])) is not None
     }
+    translated['pos_embed'] = _positions(translated, own, source)
     print_log(
         f'{source}: a ViT in the names of {kind}, prefix {prefix!r}: {len(translated)} of {len(tensors)} tensors '
         'belong to the backbone',
@@ -199,6 +208,37 @@ def _rename(name: str, rules: Mapping[str, str]) -> str | None:
         if match:
             return match.expand(new)
     return None
+
+
+def _refuse_other_kinds(own: Mapping[str, Tensor], source: str) -> None:
+    """Relatives with blocks of the same names, of which a ViT could take a part only."""
+    for mark in ('attn.q_bias', 'relative_position_bias_table', 'attn.rope'):
+        name = next((name for name in own if mark in name), None)
+        if name is not None:
+            raise ValueError(f'{source} is no plain ViT: it has {name}, which VisionTransformer has no place for')
+    for needed in ('cls_token', 'class_embedding'), ('pos_embed', 'positional_embedding'):
+        if not any(name in own for name in needed):
+            raise ValueError(
+                f'{source} is a ViT without {needed[0]}, so it cannot be translated: mmpretrain and mmseg would fill '
+                'the gap with random values'
+            )
+
+
+def _positions(translated: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> Tensor:
+    """Position embeddings (1, 1 + patches, d): the class token's, then those of a square of patches."""
+    positions = translated['pos_embed']
+    total = positions.shape[1]
+    extra = sum(own[name].shape[1] for name in _EXTRA_TOKENS if name in own)
+    if extra and math.isqrt(total - 1 - extra) ** 2 == total - 1 - extra:
+        return cat([positions[:, :1], positions[:, 1 + extra :]], dim=1)
+    if math.isqrt(total - 1) ** 2 == total - 1:
+        return positions
+    if math.isqrt(total) ** 2 == total:
+        return cat([positions.new_zeros(1, 1, positions.shape[2]), positions], dim=1)
+    raise ValueError(
+        f'{source} has {total} position embeddings, not those of a class token and a square of patches: it cannot be '
+        'resized, nor translated'
+    )
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:

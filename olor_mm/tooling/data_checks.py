@@ -19,6 +19,7 @@ __all__ = ['check_coco_json', 'check_data']
 _COCO_KEYS = ('images', 'annotations', 'categories')
 # Beyond this size (bytes) a json is searched instead of parsed: COCO's own takes 20 s to parse.
 _PARSE_LIMIT = 32 * 2**20
+_SHARED_OUT_BY = ('train_domains', 'test_domains', 'folds', 'num_folds', 'fold', 'seed')
 
 
 def check_data(cfg: Mapping[str, Any], *splits: str) -> None:
@@ -33,6 +34,7 @@ def check_data(cfg: Mapping[str, Any], *splits: str) -> None:
     Raises:
         InputError: At the first thing that is missing: what was looked for, the layout expected, the option for it.
     """
+    _check_shared_out(cfg)
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for where, dataset in _datasets(loader, f'{split}_dataloader'):
@@ -91,6 +93,29 @@ def _datasets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _datasets(item, f'{where}.{index}')
 
 
+def _check_shared_out(cfg: Mapping[str, Any]) -> None:
+    """See that the loaders of a set that is shared out by domains and folds agree how: else train and test overlap."""
+    seen: dict[Any, tuple[str, Mapping[str, Any]]] = {}
+    for split in ('train', 'val', 'test'):
+        for where, dataset in _datasets(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
+            kind = _class_of(cfg, dataset.get('type'))
+            if not hasattr(kind, 'DOMAINS'):
+                continue
+            first, other = seen.setdefault((kind, dataset.get('data_root')), (where, dataset))
+            for key in _SHARED_OUT_BY:
+                if _plain(dataset.get(key)) != _plain(other.get(key)):
+                    raise InputError(
+                        f'{first}.{key}={other.get(key)!r}, but {where}.{key}={dataset.get(key)!r}: images would be '
+                        'both trained and tested on',
+                        'set it alike for all loaders: --cfg-options '
+                        f'{{train,val,test}}_dataloader.dataset.{key}=VALUE in bash',
+                    )
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (list, tuple)) else value
+
+
 def _check_dataset(cfg: Mapping[str, Any], where: str, dataset: Mapping[str, Any]) -> None:
     kind = _class_of(cfg, dataset.get('type'))
     if _is_remote(dataset) or _fetches_itself(kind, dataset):
@@ -109,6 +134,7 @@ def _check_dataset(cfg: Mapping[str, Any], where: str, dataset: Mapping[str, Any
                 *_looked_for(folder, root, ann_file, prefixes, f'{where}.{key}'),
                 *_own_layout(kind),
             )
+    _check_published_layout(kind, where, root)
     if isinstance(ann_file, str) and ann_file:
         file = Path(os.path.join(root, ann_file))
         if not file.exists():
@@ -118,6 +144,25 @@ def _check_dataset(cfg: Mapping[str, Any], where: str, dataset: Mapping[str, Any
             )
         if _is_coco(kind) and file.is_file():
             _check_coco(dataset, kind, where, file, os.path.join(root, str(prefixes.get('data_prefix.img', ''))))
+
+
+def _check_published_layout(kind: Any, where: str, root: str) -> None:
+    """For sets of mmpretrain that answer a wrong folder with a traceback: CUB and Stanford Cars."""
+    from .prepare.locate import guidance, missing_needs
+    from .prepare.specs import SPECS
+
+    name = f'{getattr(kind, "__module__", "").partition(".")[0]}.{getattr(kind, "__name__", "")}'
+    spec = next((spec for spec in SPECS.values() if spec.dataset == name), None)
+    if spec is None or not name.startswith('mmpretrain.'):
+        return
+    missing = missing_needs(Path(root), spec)
+    if missing:
+        raise InputError(
+            f'{spec.title} is not in the data_root of {where}: {", ".join(missing)} missing',
+            f'looked in: {Path(root).absolute()}',
+            *guidance(spec, Path(root), ()),
+            f'set it with: --data-root DIR or --cfg-options {where}.data_root=PATH',
+        )
 
 
 def _own_layout(kind: Any) -> list[str]:

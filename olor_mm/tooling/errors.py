@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 # What olor_mm raises where a setting, a file or a package is not as it has to be.
 _REFUSALS = (ValueError, RuntimeError, FileNotFoundError, ImportError)
+# Of olor_mm.datasets, which is not imported for them: it needs mmpretrain.
+_DATA_ERRORS = ('DatasetLayoutError', 'UnreadableImageError')
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -69,10 +72,14 @@ def explain(error: BaseException) -> InputError | None:
         return error
     if isinstance(error, _REFUSALS) and _raised_by_olor_mm(error.__traceback__):
         return InputError(str(error))
+    if type(error).__name__ in _DATA_ERRORS and isinstance(error, ValueError):
+        # From a worker of a data loader: torch puts the worker's whole traceback before the text.
+        return InputError(re.split(rf'(?:^|\n)[\w.]*(?:{"|".join(_DATA_ERRORS)}): ', str(error))[-1].strip())
     if isinstance(error, URLError):
         return InputError(
             f'a download failed: {error}',
-            'without a network, give the pre-trained weights as a file: --pretrained FILE',
+            'without a network, give weights as a file: --pretrained FILE',
+            'and a data set that would be downloaded as a folder: --data-root DIR (tools/prepare_data.py checks it)',
         )
     return None
 

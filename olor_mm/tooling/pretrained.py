@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -39,7 +40,8 @@ def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
     prefix, matched = _find_prefix(wanted, shapes, old.get('prefix') if old else None)
     scheme, translated = _translate(wanted, file)
     # mmseg's VisionTransformer loads a file as it is, whatever prefix its init_cfg names.
-    if translated > matched or (translated == matched and prefix and scheme == 'vit2mmseg:'):
+    as_it_is = not (prefix and scheme == 'vit2mmseg:') and not _has_other_positions(shapes, prefix)
+    if translated > matched or (translated and translated == matched and not as_it_is):
         file, prefix, matched = f'{scheme}{file}', '', translated
         shapes = shapes_in_file(file)
     notes = [f'--pretrained: {matched} of {len(wanted)} tensors of {where} are in {file} (prefix {prefix!r})']
@@ -146,6 +148,12 @@ def _other_sizes(wanted: Shapes, given: Shapes, prefix: str) -> list[str]:
         + (', which resizes it' if name == 'pos_embed' else ', which keeps its initial values')
         for name in other[:3]
     ]
+
+
+def _has_other_positions(given: Shapes, prefix: str) -> bool:
+    """Whether a ViT's position embeddings are not those of a class token and a square of patches."""
+    shape = given.get(f'{_joint(prefix)}pos_embed')
+    return shape is not None and len(shape) == 3 and math.isqrt(shape[1] - 1) ** 2 != shape[1] - 1
 
 
 def _joint(prefix: str) -> str:

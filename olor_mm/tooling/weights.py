@@ -42,6 +42,11 @@ def check_weights(cfg: Mapping[str, Any]) -> None:
     """
     for where, named in weight_files(cfg):
         address = plain_address(named)
+        if where == 'load_from' and address != named:
+            raise InputError(
+                f'load_from={named!r} would load nothing: translated names are those of a backbone, not of a model',
+                f'set it with: --pretrained {address} or --cfg-options model.backbone.init_cfg.checkpoint={named}',
+            )
         option = 'set it with: --pretrained FILE' if where != 'load_from' else 'set it with: --cfg-options'
         option += f' {"" if where == "load_from" else "or --cfg-options "}{where}=FILE'
         if '://' not in address:

@@ -214,6 +214,58 @@ def test_the_real_deit_tiny_in_both_models(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    'kwargs',
+    [dict(reg_tokens=4), dict(reg_tokens=4, no_embed_class=True), dict(no_embed_class=True)],
+    ids=['registers', 'registers without positions', 'class token without a position'],
+)
+def test_positions_of_other_tokens(kwargs: dict) -> None:
+    """The patches keep their own, exactly; timm says which these are."""
+    timm = _timm(**kwargs)
+    given = to_mmpretrain(timm.state_dict())['pos_embed']
+    patches = (SIZE // PATCH) ** 2
+    assert given.shape == (1, 1 + patches, DIM)
+    torch.testing.assert_close(given[:, 1:], timm.pos_embed[:, -patches:])
+    of_class = torch.zeros(1, DIM) if kwargs.get('no_embed_class') else timm.pos_embed[:, 0]
+    torch.testing.assert_close(given[:, 0], of_class)
+    if 'reg_tokens' not in kwargs:
+        with torch.no_grad():
+            model = _load(_pretrain(), to_mmpretrain(timm.state_dict()))
+            torch.testing.assert_close(model(IMAGES)[-1], timm.forward_features(IMAGES))
+
+
+def test_positions_of_deits_distillation_token() -> None:
+    state = _timm().state_dict()
+    positions = state['pos_embed']
+    distilled = torch.cat([positions[:, :1], torch.full((1, 1, DIM), 9.0), positions[:, 1:]], dim=1)
+    given = to_mmpretrain({**state, 'pos_embed': distilled, 'dist_token': torch.ones(1, 1, DIM)})
+    assert torch.equal(given['pos_embed'], positions)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(cls_token=None), 'a ViT without cls_token'),
+        (dict(pos_embed=None), 'a ViT without pos_embed'),
+        (dict(pos_embed=torch.ones(1, 13, DIM)), 'has 13 position embeddings'),
+        ({'blocks.0.attn.q_bias': torch.ones(DIM)}, r'no plain ViT: it has blocks\.0\.attn\.q_bias'),
+    ],
+    ids=['no class token', 'no positions', 'odd positions', 'BEiT'],
+)
+def test_relatives_that_would_load_in_part_are_refused(change: dict, message: str) -> None:
+    state = {name: value for name, value in {**_timm().state_dict(), **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        to_mmseg(state)
+
+
+def test_the_teacher_of_a_pair() -> None:
+    state = _timm().state_dict()
+    pair = {f'{who}.backbone.{k}': v + add for who, add in (('student', 1), ('teacher', 0)) for k, v in state.items()}
+    assert torch.equal(to_mmpretrain(pair)['cls_token'], state['cls_token'])
+    with pytest.raises(ValueError, match='no tensor, but student, teacher'):
+        to_mmpretrain({'student': state, 'teacher': state})
+
+
+@pytest.mark.parametrize(
     'state',
     [
         {},
