@@ -24,7 +24,7 @@ from .data_root import move_data_root
 from .distributed import prepare_launch, require_accelerator
 from .errors import InputError
 from .options import test_parser, train_parser
-from .pretrained import replace_pretrained
+from .pretrained import check_vit_names, replace_pretrained
 from .weights import check_file, check_weights
 
 __all__ = ['test', 'train']
@@ -57,6 +57,7 @@ def train(argv: Sequence[str]) -> None:
         # The checkpoint brings every weight: the files that training started from may be gone by now.
         _forget_pretrained(cfg)
     _check(cfg, 'train', 'val')
+    check_vit_names(cfg)
     runner = _build_runner(cfg, notes)
     try:
         runner.train()

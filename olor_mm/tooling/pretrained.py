@@ -12,7 +12,7 @@ from ..engine.vit_checkpoints import plain_address, scheme_for
 from .errors import InputError
 from .weights import Shapes, is_pretrained, shapes_in_file
 
-__all__ = ['replace_pretrained']
+__all__ = ['check_vit_names', 'replace_pretrained']
 
 
 def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
@@ -55,6 +55,33 @@ def replace_pretrained(cfg: MutableMapping[str, Any], file: str) -> list[str]:
     entry = dict(type='Pretrained', checkpoint=file, **(dict(prefix=prefix) if prefix else {}))
     _set_entry(backbone, entry)
     return notes + _drop_other_sources(cfg, where, backbone)
+
+
+def check_vit_names(cfg: Mapping[str, Any]) -> None:
+    """See that a ViT's local checkpoint has the names of the model that loads it.
+
+    Under another library's names nothing loads, and MMEngine trains on from random weights.
+
+    Args:
+        cfg: The config of a run.
+
+    Raises:
+        InputError: If less than half of the backbone is there under its names; the message says what loads it.
+    """
+    for where, backbone in _walk_backbones(cfg.get('model'), 'model'):
+        entry = _pretrained_entry(backbone) or {}
+        file, kind = entry.get('checkpoint'), str(backbone.get('type')).rpartition('.')[2]
+        if not isinstance(file, str) or '://' in file or plain_address(file) != file or kind != 'VisionTransformer':
+            continue
+        wanted = _shapes_of_backbone(cfg, backbone)
+        matched = _count(wanted, shapes_in_file(file, f'{where}.init_cfg.checkpoint'), entry.get('prefix') or '')
+        scheme = scheme_for(wanted)
+        if scheme and 2 * matched < len(wanted):
+            raise InputError(
+                f'{where}.init_cfg.checkpoint={file} has {matched} of the {len(wanted)} tensors of {where} under its '
+                'names',
+                f'a ViT under the names of timm, OpenCLIP, mmpretrain or mmseg loads as: {scheme}{file}',
+            )
 
 
 def _translate(wanted: Shapes, file: str) -> tuple[str, int]:

@@ -114,20 +114,20 @@ def is_pretrained(node: Mapping[str, Any]) -> bool:
     return kind == 'Pretrained' or getattr(kind, '__name__', '') == 'PretrainedInit'
 
 
-def shapes_in_file(file: str) -> Shapes:
-    """Names and shapes of the tensors that MMEngine would take from the file of ``--pretrained``.
+def shapes_in_file(file: str, option: str = '--pretrained') -> Shapes:
+    """Names and shapes of the tensors that MMEngine would take from the file of an option.
 
     Raises:
         InputError: If the file is missing or is no checkpoint.
     """
-    check_file(file, 'the file of --pretrained')
+    check_file(file, f'the file of {option}')
     try:
         checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
     except (UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().split('\n')[0]
-        raise InputError(f'--pretrained {file} cannot be read as a checkpoint', reason) from error
+        raise InputError(f'{option} {file} cannot be read as a checkpoint', reason) from error
     if isinstance(checkpoint, Mapping):
         checkpoint = checkpoint.get('state_dict', checkpoint)
     if not isinstance(checkpoint, Mapping):
-        raise InputError(f'--pretrained {file} holds a {type(checkpoint).__name__}, not weights by name')
+        raise InputError(f'{option} {file} holds a {type(checkpoint).__name__}, not weights by name')
     return {name: tuple(value.shape) for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import olor_mm
 from olor_mm.tooling import InputError
-from olor_mm.tooling.pretrained import replace_pretrained
+from olor_mm.tooling.pretrained import check_vit_names, replace_pretrained
 from olor_mm.tooling.settings import register_scope
 
 
@@ -159,3 +159,20 @@ def test_a_vit_of_any_library(tmp_path: Path, library: str, prefix: str) -> None
     # All but the position embeddings: 37 tokens in the file, 17 in the model, which resizes them.
     assert re.search(r'(\d+) of (\d+) tensors', notes[0]).groups() == ('27', '28')
     assert notes[1] == '--pretrained: pos_embed is (1, 37, 24) there, (1, 17, 24) in the model, which resizes it'
+
+
+@pytest.mark.parametrize(('scheme', 'fine'), [('', False), ('vit2mmseg:', True)])
+def test_a_vit_under_foreign_names_in_a_config(tmp_path: Path, scheme: str, fine: bool) -> None:
+    """Full and Linear have no report on theta_0: without this they would train from random weights in silence."""
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+    state = TimmViT(img_size=64, embed_dim=24, depth=2, num_heads=3).state_dict()
+    cfg = _vit()
+    file = _save(tmp_path / 'w.pth', state, '', None)
+    cfg.model.backbone.init_cfg.checkpoint = scheme + file
+    if fine:
+        check_vit_names(cfg)
+        return
+    with pytest.raises(InputError, match=r'tensors of model\.backbone under its names') as error:
+        check_vit_names(cfg)
+    assert f'loads as: vit2mmseg:{file}' in str(error.value)
