@@ -96,7 +96,8 @@ def test_trains_a_step_validates_and_saves(name: str, tmp_path: Path, monkeypatc
     backbone, frozen, channels = TINY[experiment.model]
     if experiment.method == 'linear':
         backbone = f'{backbone}, {frozen}'
-    config = tmp_path / 'small.py'
+    # A name of its own: MMEngine's global objects are named by config and second, and two tests fit into one.
+    config = tmp_path / f'{name}.py'
     config.write_text(SMALL.format(name=name, backbone=backbone, channels=channels, images=IMAGES))
     MAKE[experiment.data](tmp_path / 'data')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
