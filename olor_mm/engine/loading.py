@@ -19,6 +19,8 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from .integrity import damage
+
 __all__ = [
     'BrokenCheckpointError',
     'UnsafeCheckpointError',
@@ -79,7 +81,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     Raises:
         FileNotFoundError: If there is no such file.
         UnsafeCheckpointError: If the file holds anything but tensors, plain Python data and MMEngine's own records.
-        BrokenCheckpointError: If it is no checkpoint, or an incomplete one.
+        BrokenCheckpointError: If it is no checkpoint, an incomplete one, or one that was changed after it was written.
     """
     file = osp.expanduser(filename)
     if not osp.isfile(file):
@@ -92,6 +94,12 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 def _read(file: str, name: str, map_location: Any) -> Any:
     if file.endswith('.safetensors'):
         return {'state_dict': _read_safetensors(file, name)}
+    found = damage(file)
+    if found is not None:
+        raise BrokenCheckpointError(
+            f'{name} is no checkpoint of torch.save, or an incomplete one: {found}; nothing of it was loaded; give '
+            'another checkpoint'
+        )
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(file, map_location=map_location, weights_only=True)

@@ -25,6 +25,7 @@ from .distributed import prepare_launch, require_accelerator
 from .errors import InputError
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
+from .resume import WARNING
 from .weights import check_file, check_weights
 
 __all__ = ['test', 'train']
@@ -144,7 +145,10 @@ def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:
     notes = [*notes, *prepare_launch(cfg)]
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for note in notes:
-        runner.logger.info(note)
+        if note.startswith(WARNING):
+            runner.logger.warning(note.removeprefix(WARNING))
+        else:
+            runner.logger.info(note)
     return runner
 
 

@@ -14,9 +14,17 @@ from mmengine.config import Config, ConfigDict
 
 from .. import cfg as shipped_config
 from .errors import InputError
-from .weights import check_file
+from .resume import apply_resume, latest_checkpoint
 
-__all__ = ['apply_amp', 'apply_auto_scale_lr', 'apply_loaders', 'apply_resume', 'load_config', 'register_scope']
+__all__ = [
+    'apply_amp',
+    'apply_auto_scale_lr',
+    'apply_loaders',
+    'apply_resume',
+    'latest_checkpoint',
+    'load_config',
+    'register_scope',
+]
 
 # Keys that a Runner reads but a config may leave out: setting one of them is no typing error.
 _RUNNER_KEYS = (
@@ -114,58 +122,6 @@ def apply_auto_scale_lr(cfg: Config) -> None:
             'set it with: --cfg-options auto_scale_lr.base_batch_size=16',
         )
     cfg.auto_scale_lr.enable = True
-
-
-def apply_resume(cfg: Config, resume: str) -> list[str]:
-    """Go on from a checkpoint, or start as the config says where there is none.
-
-    Args:
-        cfg: The config of the run.
-        resume: A checkpoint, or ``'auto'`` for the latest in the work dir.
-
-    Returns:
-        Lines for the log.
-
-    Raises:
-        InputError: If the checkpoint is missing or incomplete.
-    """
-    if resume != 'auto':
-        check_file(
-            resume,
-            'the checkpoint of --resume',
-            '--resume without a value takes the latest checkpoint of the work dir',
-        )
-        cfg.resume, cfg.load_from = True, resume
-        return []
-    latest = latest_checkpoint(cfg.work_dir)
-    if latest is None:
-        # resume=True without a checkpoint would make MMEngine take load_from for one.
-        cfg.resume = False
-        start = f'load_from={cfg.load_from}' if cfg.get('load_from') else 'the beginning'
-        return [f'--resume: no checkpoint in {cfg.work_dir} yet, starting from {start}']
-    check_file(str(latest), 'the latest checkpoint', 'give an earlier one: --resume CHECKPOINT')
-    cfg.resume, cfg.load_from = True, str(latest)
-    return [f'--resume: going on from {latest}']
-
-
-def latest_checkpoint(work_dir: str) -> Path | None:
-    """The checkpoint that a work dir names as its last, also after the folder was moved; None without one.
-
-    Raises:
-        InputError: If it is named but missing.
-    """
-    record = Path(work_dir, 'last_checkpoint')
-    if not record.is_file():
-        return None
-    named = Path(record.read_text(encoding='utf-8').strip())
-    for candidate in (named, Path(work_dir, named.name)):
-        if candidate.exists():
-            return candidate
-    raise InputError(
-        'the latest checkpoint is missing',
-        f'looked for: {named}, which {record} names',
-        'give another one: --resume CHECKPOINT; or remove that file to start anew',
-    )
 
 
 def apply_loaders(cfg: Config, args: argparse.Namespace) -> None:

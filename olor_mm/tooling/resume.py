@@ -1,0 +1,144 @@
+"""``--resume``: which checkpoint a run goes on from, and what happens where the latest one is damaged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..engine.integrity import damage, newest_whole
+from .errors import InputError
+from .weights import check_file
+
+__all__ = ['WARNING', 'apply_resume', 'latest_checkpoint']
+
+#: How a line for the log begins that is a warning.
+WARNING = 'warning: '
+
+
+def apply_resume(cfg: Config, resume: str) -> list[str]:
+    """Go on from a checkpoint, or start as the config says where there is none.
+
+    Args:
+        cfg: The config of the run.
+        resume: A checkpoint, or ``'auto'`` for the latest in the work dir; where that is damaged, the newest one there
+            that is whole.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        InputError: If the checkpoint is missing or damaged, or all are.
+    """
+    if resume != 'auto':
+        _check_given(resume, cfg)
+        cfg.resume, cfg.load_from = True, resume
+        return []
+    named = latest_checkpoint(cfg.work_dir, missing_ok=True)
+    others = [file for file in _by_age(cfg) if named is None or not _same(file, named)]
+    candidates = ([] if named is None else [named]) + others
+    if not candidates:
+        # resume=True without a checkpoint would make MMEngine take load_from for one.
+        cfg.resume = False
+        start = f'load_from={cfg.load_from}' if cfg.get('load_from') else 'the beginning'
+        return [f'--resume: no checkpoint in {cfg.work_dir} yet, starting from {start}']
+    found, wrong = newest_whole(candidates)
+    if found is None:
+        raise InputError(
+            f'--resume: no checkpoint in {cfg.work_dir} can be used',
+            *[f'{file}: {what}' for file, what in wrong.items()],
+            'give another one: --resume CHECKPOINT; or remove these, and last_checkpoint, to start anew',
+        )
+    notes = [f'{WARNING}--resume: {file} is not used: {what}' for file, what in wrong.items()]
+    if wrong or named is None:
+        record = Path(cfg.work_dir, 'last_checkpoint')
+        why = 'it is the newest one that is whole' if wrong else f'{record} {_state(record)}, and this is the newest'
+        notes.append(f'{WARNING}--resume: going on from {found}: {why}')
+    else:
+        notes.append(f'--resume: going on from {found}')
+    cfg.resume, cfg.load_from = True, str(found)
+    return notes
+
+
+def latest_checkpoint(work_dir: str, missing_ok: bool = False) -> Path | None:
+    """The checkpoint that a work dir names as its last, also after the folder was moved.
+
+    Args:
+        work_dir: The work dir.
+        missing_ok: Whether a named checkpoint that is missing is returned all the same. Defaults to False.
+
+    Returns:
+        The file, or None where none is named.
+
+    Raises:
+        InputError: If it is named but missing.
+    """
+    record = Path(work_dir, 'last_checkpoint')
+    text = _read(record)
+    if not text:
+        return None
+    named = Path(text)
+    for candidate in (named, Path(work_dir, named.name)):
+        if candidate.exists():
+            return candidate
+    if missing_ok:
+        return named
+    raise InputError(
+        'the latest checkpoint is missing',
+        f'looked for: {named}, which {record} names',
+        'give another one: --resume CHECKPOINT; or remove that file to start anew',
+    )
+
+
+def _read(record: Path) -> str:
+    """What last_checkpoint names, '' where it is missing, empty or not text of one line."""
+    try:
+        text = record.read_text(encoding='utf-8').strip()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return ''
+    return text if text.isprintable() else ''
+
+
+def _state(record: Path) -> str:
+    return 'is unreadable' if record.is_file() else 'is missing'
+
+
+def _by_age(cfg: Mapping[str, Any]) -> Iterator[Path]:
+    """The run's own checkpoints, by the number in their names, the newest first; 'best' and published ones are others.
+
+    Those are without an optimizer's state.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    names = [hook['filename_tmpl']] if hook.get('filename_tmpl') else ['epoch_{}.pth', 'iter_{}.pth']
+    pattern = re.compile('|'.join(r'(\d+)'.join(map(re.escape, name.split('{}', 1))) for name in names))
+    folders = [Path(cfg['work_dir'])]
+    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
+        folders.append(Path(hook['out_dir'], Path(cfg['work_dir']).name))
+    numbered = []
+    for folder in folders:
+        for file in folder.iterdir() if folder.is_dir() else ():
+            match = pattern.fullmatch(file.name)
+            if match:
+                numbered.append((max(int(number) for number in match.groups() if number), file))
+    return (file for _, file in sorted(numbered, reverse=True))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _check_given(resume: str, cfg: Config) -> None:
+    """See that the checkpoint of ``--resume FILE`` is there and undamaged."""
+    hint = '--resume without a value takes the latest checkpoint of the work dir'
+    path = Path(resume).expanduser()
+    if not path.exists():
+        check_file(resume, 'the checkpoint of --resume', hint)
+    found = damage(path) if path.exists() else None
+    if found is not None:
+        whole, _ = newest_whole([file for file in _by_age(cfg) if not _same(file, path)])
+        if whole is not None:
+            hint = f'the newest one of the work dir that is whole: --resume {whole}'
+        raise InputError(f'the checkpoint of --resume is damaged: {found}', f'looked at: {path.absolute()}', hint)

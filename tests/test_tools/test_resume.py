@@ -1,0 +1,106 @@
+"""--resume where the latest checkpoint, or the file that names it, is not what it should be."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from olor_mm.tooling.errors import InputError
+from olor_mm.tooling.resume import WARNING, apply_resume
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A work dir with the checkpoints of three epochs, a best one, and a foreign one."""
+    folder = tmp_path / 'my run'
+    folder.mkdir()
+    for name in ('epoch_2.pth', 'epoch_9.pth', 'epoch_10.pth', 'best_acc_epoch_12.pth', 'epoch_11-0a1b2c3d.pth'):
+        torch.save({'meta': {'name': name}, 'state_dict': {'w': torch.ones(100)}}, folder / name)
+    # What a copied folder looks like: the dates say nothing.
+    os.utime(folder / 'epoch_10.pth', (0, 0))
+    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_10.pth'))
+    return folder
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[data.index(torch.ones(100).numpy().tobytes()) + 2] ^= 4
+    file.write_bytes(data)
+
+
+def config(run: Path, **more: Any) -> Config:
+    return Config(dict(work_dir=str(run), load_from='start.pth', **more))
+
+
+def resumed(cfg: Config) -> tuple[str, list[str]]:
+    notes = apply_resume(cfg, 'auto')
+    assert cfg.resume is True
+    return Path(cfg.load_from).name, notes
+
+
+def test_whole(run: Path) -> None:
+    name, notes = resumed(config(run))
+    assert name == 'epoch_10.pth'
+    assert not any(note.startswith(WARNING) for note in notes)
+
+
+@pytest.mark.parametrize(
+    ('harm', 'says'), [(cut, 'its end is missing'), (flip, 'changed after it was written'), (os.remove, 'missing')]
+)
+def test_the_newest_whole_one_is_taken(run: Path, harm: Any, says: str) -> None:
+    harm(run / 'epoch_10.pth')
+    name, notes = resumed(config(run))
+    assert name == 'epoch_9.pth'
+    assert all(note.startswith(WARNING) for note in notes)
+    assert str(run / 'epoch_10.pth') in notes[0]
+    assert says in notes[0]
+    assert str(run / 'epoch_9.pth') in notes[1]
+
+
+@pytest.mark.parametrize('content', [None, b'', b'\xff\x00garbage\x01', b'no such file'])
+def test_last_checkpoint_gone_or_garbled(run: Path, content: bytes | None) -> None:
+    record = run / 'last_checkpoint'
+    if content is None:
+        record.unlink()
+    else:
+        record.write_bytes(content)
+    name, notes = resumed(config(run))
+    assert name == 'epoch_10.pth'
+    assert any(note.startswith(WARNING) for note in notes)
+
+
+def test_a_checkpoint_that_no_record_names_yet_is_not_preferred(run: Path) -> None:
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_9.pth'))
+    assert resumed(config(run))[0] == 'epoch_9.pth'
+
+
+def test_all_damaged(run: Path) -> None:
+    for file in run.glob('epoch_*.pth'):
+        cut(file)
+    with pytest.raises(InputError, match=r'(?s)epoch_10\.pth: its end is missing.*epoch_2\.pth.*--resume CHECKPOINT'):
+        apply_resume(config(run), 'auto')
+
+
+@pytest.mark.parametrize('harm', [cut, flip])
+def test_a_given_one_that_is_damaged(run: Path, harm: Any) -> None:
+    harm(run / 'epoch_10.pth')
+    with pytest.raises(InputError, match=r'(?s)damaged.*epoch_10\.pth.*--resume .*epoch_9\.pth'):
+        apply_resume(config(run), str(run / 'epoch_10.pth'))
+
+
+def test_another_folder_and_another_name(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'elsewhere' / run.name
+    folder.mkdir(parents=True)
+    torch.save({'meta': {}}, folder / 'ep-3.ckpt')
+    hook = dict(type='CheckpointHook', out_dir=str(folder.parent), filename_tmpl='ep-{}.ckpt')
+    (run / 'last_checkpoint').unlink()
+    cfg = config(run, default_hooks=dict(checkpoint=hook))
+    apply_resume(cfg, 'auto')
+    assert cfg.load_from == str(folder / 'ep-3.ckpt')
