@@ -1,6 +1,5 @@
 """Rollback: weight rollback joined to any ``torch.optim.Optimizer`` through its step hooks."""
 
-import warnings
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import kernels
-from .anchor import INITIAL_LR_KEY, ON_MISSING, AnchorStore, anchors_from_file
+from .anchor import ON_MISSING, AnchorStore, anchors_from_file
 from .penalty import check_level
+from .rounding import LOW_PRECISION, Dither, stochastic
+from .schedule import lr_ratio
 
 __all__ = ['Rollback']
 
@@ -49,6 +50,7 @@ class Rollback:
     it and ``load_state_dict`` brings it back, whether that is called before or after this object is built. (An
     optimizer without state, such as SGD without momentum, cannot tell that it has been trained: there, build this
     object first.)
+    Parameters in bfloat16 or float16 are pulled with stochastic rounding: see :mod:`olor_mm.rollback.rounding`.
     A copy of the optimizer, by ``copy.deepcopy`` or pickle, has theta_0 but no hooks: give it a Rollback of its own.
 
     Args:
@@ -100,6 +102,7 @@ class Rollback:
         self._active: tuple[bool, ...] = ()
         self._handles: list[Any] = []
         self._store: AnchorStore | None = None
+        self._dither = Dither(optimizer)
         given = self._read_anchor(anchor)
         if not self.levels:
             return
@@ -174,6 +177,7 @@ class Rollback:
         self._handles = []
         if self._store is not None:
             self._store.clear()
+            self._dither.clear()
             _attached.pop(self.optimizer, None)
         self._store = None
         self._batches = None
@@ -192,7 +196,7 @@ class Rollback:
             return
         self._store.commit()
         groups = self.optimizer.param_groups
-        ratios = [_ratio(group) for group in groups]
+        ratios = [lr_ratio(group) for group in groups]
         found_inf = getattr(self.optimizer, 'found_inf', None)
         # On the CPU reading it costs nothing; elsewhere the device must decide, or the host would wait.
         if found_inf is not None and found_inf.device.type == 'cpu':
@@ -200,7 +204,10 @@ class Rollback:
                 return
             found_inf = None
         self.num_rolled_back = 0
-        for batch in self._plan():
+        batches = self._plan()
+        if any(batch.params[0].dtype in LOW_PRECISION for batch in batches):
+            self._dither.next_step()
+        for batch in batches:
             self._roll_back(batch, ratios, found_inf)
             self.num_rolled_back += len(batch.params)
         self.num_steps += 1
@@ -208,10 +215,11 @@ class Rollback:
     def _roll_back(self, batch: _Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None) -> None:
         params, anchors = batch.params, batch.anchors
         rates = [ratios[g] for g in batch.groups]
-        if any(isinstance(rate, Tensor) for rate in rates):
+        low = params[0].dtype in LOW_PRECISION
+        if any(isinstance(rate, Tensor) for rate in rates) or (low and found_inf is not None):
             scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
             strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
-            kernels.single_tensor(params, anchors, strengths)
+            self._one_by_one(params, anchors, strengths)
             return
         weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
         if min(weights) <= 0.0:
@@ -223,12 +231,18 @@ class Rollback:
         if found_inf is not None:
             found_inf = found_inf.to(params[0].device, non_blocking=True)
             kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
-        elif self.form == 'single_tensor':
-            kernels.single_tensor(params, anchors, weights)
+        elif low or self.form == 'single_tensor':
+            self._one_by_one(params, anchors, weights)
         elif params[0].device.type == 'cpu':
             kernels.fused(params, anchors, weights, dense=batch.dense)
         else:
             kernels.foreach(params, anchors, weights)
+
+    def _one_by_one(self, params: list[Tensor], anchors: list[Tensor], weights: Sequence[float | Tensor]) -> None:
+        if params[0].dtype in LOW_PRECISION:
+            stochastic(params, anchors, weights, self._dither.generator(params[0].device))
+        else:
+            kernels.single_tensor(params, anchors, weights)
 
     def _plan(self) -> list[_Batch]:
         """The tensors with a gradient in this step, by device and dtype; built anew only when they change."""
@@ -292,30 +306,3 @@ def _squares(param: Tensor, anchor: Tensor) -> Tensor:
     anchor = anchor.to(dtype)
     both = torch.stack([torch.linalg.vector_norm(param.to(dtype) - anchor), torch.linalg.vector_norm(anchor)])
     return both.double().square() if both.device.type != 'mps' else both.square()
-
-
-def _ratio(group: dict[str, Any]) -> float | Tensor:
-    """lr / initial_lr of a group; a tensor only where lr is one on a device. A group at lr 0 has ratio 0, not 0/0."""
-    lr = group.get('lr')
-    if lr is None:
-        return 1.0
-    if isinstance(lr, Tensor) and lr.device.type == 'cpu':
-        lr = lr.item()
-    initial = group.get('initial_lr')
-    if initial is None:
-        initial = group.get(INITIAL_LR_KEY, 0.0)
-        if not isinstance(lr, Tensor) and not initial and lr > 0:
-            initial = group[INITIAL_LR_KEY] = lr
-        elif isinstance(lr, Tensor) and not isinstance(initial, Tensor):
-            initial = group[INITIAL_LR_KEY] = lr.clone()
-        elif not isinstance(lr, Tensor) and lr > initial * (1 + 1e-6) > 0:
-            warnings.warn(
-                f'the learning rate {lr:.3g} is above {initial:.3g}, that of the first step, which stands for the peak '
-                'in the strength of the rollback: weights are pulled back more than their level says. Set '
-                "group['initial_lr'] of every param_group to the peak before the first step, as schedulers do",
-                stacklevel=2,
-            )
-    if isinstance(lr, Tensor):
-        return lr / initial
-    initial = float(initial)
-    return lr / initial if initial > 0 else 0.0

@@ -35,6 +35,18 @@ def test_it_measures_every_variant(name, tmp_path):
     assert all(variant in table for variant in result['seconds'])
 
 
+def test_precision_keeps_what_rounding_to_the_nearest_loses(tmp_path):
+    command = [sys.executable, str(REPO / 'benchmarks' / 'precision.py'), '--device', 'cpu', '--out', str(tmp_path)]
+    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
+    run = subprocess.run([*command, '--small', '--rounds', '2'], env=env, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    for row in json.loads((tmp_path / 'precision_cpu.json').read_text())['left'].values():
+        lost = 1 - row['exact']
+        assert abs(row['bfloat16, ours'] - row['exact']) < 0.2 * lost
+        assert abs(row['float16, ours'] - row['exact']) < 0.1 * lost
+        assert row['bfloat16, nearest'] > row['exact'] + 0.1 * lost
+
+
 @pytest.mark.parametrize(
     ('network', 'setting', 'method'),
     [('deit-tiny', 'photo', 'OLOR'), ('mobilenetv2', 'mixed', 'Linear')],

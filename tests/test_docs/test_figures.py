@@ -19,3 +19,8 @@ def test_pacs(network: str, name: str) -> None:
         assert [figure.strip() for figure in figures] == [
             f'{row[method][0]:.1f}' for method in ('Full', 'Linear', 'OLOR')
         ]
+
+
+def test_precision() -> None:
+    table = (REPO / 'benchmarks' / 'results' / 'precision_cpu.md').read_text().split('\n\n')[0]
+    assert table in (REPO / 'docs' / 'precision.md').read_text()
