@@ -2,23 +2,35 @@
 
 torch >= 2.6 loads with ``weights_only=True``, and then refuses the checkpoints that MMEngine itself saves: their
 message hub pickles HistoryBuffer objects, numpy arrays and ``builtins.getattr``. Turning ``weights_only`` off would run
-any code that a file brings. Here exactly what MMEngine's files need is allowed, for the time of one load, and
-``getattr`` only as far as HistoryBuffer's own methods.
+any code that a file brings. Here exactly what MMEngine's files need is allowed, while one is loaded (``_records``).
+Every scheme of MMEngine's ends here, so that no address is read in another way than a file.
 """
 
+import difflib
+import importlib
+import io
+import os
 import os.path as osp
-import pickle
-import re
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from mmengine.dist import barrier, get_dist_info
-from mmengine.logging import HistoryBuffer
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.fileio import get
+from mmengine.runner import (
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 
+from olor_mm.rollback._files import BrokenCheckpointError, UnsafeCheckpointError, read_safetensors, read_torch
+
+from ._records import BUILDABLE, NAMES
 from .integrity import damage
 
 __all__ = [
@@ -32,40 +44,10 @@ __all__ = [
 
 _last_loaded: list[str] = []
 
-#: What torch says of the global or operation that it refuses.
-_REFUSED = re.compile(r'GLOBAL \S+|Unsupported [^.\n]+|getattr\([^\n]+|Trying to [^.\n]+')
-
-
-class BrokenCheckpointError(RuntimeError):
-    """A file is no checkpoint, or an incomplete one."""
-
-
-class UnsafeCheckpointError(RuntimeError):
-    """A checkpoint file asks for more than weights and MMEngine's own records; nothing of it was run."""
-
 
 def last_loaded() -> str | None:
     """The file that was loaded last in this process, None before the first."""
     return _last_loaded[0] if _last_loaded else None
-
-
-def _getattr_of_history_buffer(obj: Any, name: str) -> Any:
-    """Stands in for ``builtins.getattr`` while a checkpoint is read."""
-    if obj is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'getattr({obj!r}, {name!r}) is not needed by any checkpoint of MMEngine')
-
-
-def _allowed() -> list[Any]:
-    """What MMEngine's own checkpoints name, under the names of numpy 1 and of numpy 2."""
-    multiarray = (getattr(np, '_core', None) or np.core).multiarray
-    allowed: list[Any] = [HistoryBuffer, (_getattr_of_history_buffer, 'builtins.getattr'), np.ndarray, np.dtype]
-    for package in ('numpy.core', 'numpy._core'):
-        allowed.append((multiarray._reconstruct, f'{package}.multiarray._reconstruct'))
-        allowed.append((multiarray.scalar, f'{package}.multiarray.scalar'))
-    numbers = (np.bool_, *(np.dtype(code).type for code in 'bBhHiIlLqQefd'))
-    allowed.extend({type(np.dtype(number)) for number in numbers} - {np.dtype})
-    return allowed
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -86,45 +68,24 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     file = osp.expanduser(filename)
     if not osp.isfile(file):
         raise FileNotFoundError(f'{filename}: no such checkpoint file')
-    checkpoint = _read(file, filename, map_location)
-    _last_loaded[:] = [filename]
+    return _remember(_read(file, filename, map_location), filename)
+
+
+def _remember(checkpoint: Any, source: str) -> Any:
+    _last_loaded[:] = [source]
     return checkpoint
 
 
-def _read(file: str, name: str, map_location: Any) -> Any:
-    if file.endswith('.safetensors'):
-        return {'state_dict': _read_safetensors(file, name)}
-    found = damage(file)
+def _read(file: str | io.BytesIO, name: str, map_location: Any) -> Any:
+    if isinstance(file, str) and file.endswith('.safetensors'):
+        return {'state_dict': read_safetensors(file, name)}
+    found = damage(file) if isinstance(file, str) else None
     if found is not None:
         raise BrokenCheckpointError(
             f'{name} is no checkpoint of torch.save, or an incomplete one: {found}; nothing of it was loaded; give '
             'another checkpoint'
         )
-    try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(file, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = _REFUSED.search(str(error))
-        if refused is None:
-            raise BrokenCheckpointError(f'{name} is no checkpoint of torch.save, or an incomplete one') from error
-        raise UnsafeCheckpointError(
-            f'{name} was not loaded, and no code of it was run: it holds more than weights and the records of MMEngine '
-            f'({refused[0]}). If you trust its source, take the weights out of it in a process of its own, and save '
-            "them anew as {'state_dict': ...}"
-        ) from None
-    except (AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        # What torch raises for a file that was cut off, or never was one, depends on where it stops making sense.
-        raise BrokenCheckpointError(
-            f'{name} is no checkpoint of torch.save, or an incomplete one ({type(error).__name__}: {error})'
-        ) from error
-
-
-def _read_safetensors(file: str, name: str) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError(f'{name} needs the package safetensors: pip install safetensors') from error
-    return load_file(file)
+    return read_torch(file, name, map_location, NAMES, BUILDABLE)
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
@@ -147,9 +108,7 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
         barrier()
         # On other machines of the run the file is not there yet.
         _download(filename, file)
-    checkpoint = _read(str(file), filename, map_location)
-    _last_loaded[:] = [filename]
-    return checkpoint
+    return _remember(_read(str(file), filename, map_location), filename)
 
 
 def _download(address: str, file: Path) -> None:
@@ -158,17 +117,75 @@ def _download(address: str, file: Path) -> None:
         torch.hub.download_url_to_file(address, str(file))
 
 
-def register_safe_loader() -> bool:
-    """Make these MMEngine's loaders of local files and of addresses, by its public extension point.
+def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
+    """Load ``torchvision://<name>`` (or ``modelzoo://<name>``), as MMEngine's loader but for how the file is read."""
+    return load_from_http(_address(filename, get_torchvision_models()), map_location)
 
-    Names such as ``torchvision://resnet50`` are resolved and loaded by MMEngine itself, as before.
 
-    Returns:
-        Whether it was done: not on a torch whose ``weights_only`` has no allow-list for single functions (before 2.5),
-        where MMEngine's own loaders stay.
-    """
-    if not hasattr(torch.serialization, 'safe_globals'):
-        return False
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
-    CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], loader=load_from_http, force=True)
-    return True
+def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
+    """Load ``open-mmlab://<name>`` (or ``openmmlab://<name>``), as MMEngine's loader but for how the file is read."""
+    scheme, _, model = filename.partition('://')
+    address = _address(f'{scheme}://{get_deprecated_model_names().get(model, model)}', get_external_models())
+    if address.startswith(('http://', 'https://')):
+        return load_from_http(address, map_location)
+    home = osp.expanduser(os.getenv('MMENGINE_HOME', osp.join(os.getenv('XDG_CACHE_HOME', '~/.cache'), 'mmengine')))
+    return load_from_local(osp.join(home, address), map_location)
+
+
+def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
+    """Load the backbone of ``mmcls://<name>``, as MMEngine's loader but for how the file is read."""
+    checkpoint = load_from_http(_address(filename, get_mmcls_models()), map_location)
+    state = checkpoint.get('state_dict', checkpoint)
+    return {'state_dict': {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}}
+
+
+def load_from_ceph(filename: str, map_location: Any = None) -> Any:
+    """Load ``s3://...`` or ``petrel://...`` through MMEngine's file client."""
+    content = io.BytesIO(get(filename, backend_args={'backend': 'petrel'}))
+    return _remember(_read(content, filename, map_location), filename)
+
+
+def load_from_pavi(filename: str, map_location: Any = None) -> Any:
+    """Load ``pavi://...`` through the package of that service."""
+    try:
+        modelcloud = importlib.import_module('pavi.modelcloud')
+    except ImportError as error:
+        raise ImportError(
+            f'{filename} needs the package pavi: give a file or an address of https:// instead'
+        ) from error
+    model = modelcloud.get(filename.removeprefix('pavi://'))
+    with tempfile.TemporaryDirectory() as folder:
+        file = osp.join(folder, osp.basename(model.name))
+        model.download(file)
+        return _remember(_read(file, filename, map_location), filename)
+
+
+def _address(filename: str, known: Mapping[str, str]) -> str:
+    name = filename.partition('://')[2]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f'did you mean {", ".join(near)}?' if near else f'it knows {len(known)} others'
+        raise FileNotFoundError(f'{filename}: MMEngine knows no checkpoint of that name; {hint}')
+    return known[name]
+
+
+#: Prefix (a regular expression, as MMEngine has them) to loader.
+_LOADERS: dict[str, Callable[..., Any]] = {
+    '': load_from_local,
+    'http://': load_from_http,
+    'https://': load_from_http,
+    'modelzoo://': load_from_torchvision,
+    'torchvision://': load_from_torchvision,
+    'open-mmlab://': load_from_openmmlab,
+    'openmmlab://': load_from_openmmlab,
+    'mmcls://': load_from_mmcls,
+    'pavi://': load_from_pavi,
+    r'(\S+\:)?s3://': load_from_ceph,
+    r'(\S+\:)?petrel://': load_from_ceph,
+}
+
+
+def register_safe_loader() -> None:
+    """Make these MMEngine's loaders of files and of every scheme that it knows, by its public extension point."""
+    for prefix, loader in _LOADERS.items():
+        CheckpointLoader.register_scheme(prefixes=prefix, loader=loader, force=True)

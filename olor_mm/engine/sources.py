@@ -41,6 +41,8 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{option} holds a {type(checkpoint).__name__}, no weights by name; give a checkpoint file')
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    if not isinstance(state, Mapping):
+        raise ValueError(f'{option} has a {type(state).__name__} where weights by name belong; give a checkpoint file')
     state = {key.removeprefix('module.'): value for key, value in state.items()}
 
     def load(module: nn.Module) -> None:

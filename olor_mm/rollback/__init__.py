@@ -1,5 +1,6 @@
 """Weight rollback in plain PyTorch: nothing of OpenMMLab is imported here."""
 
+from ._files import BrokenCheckpointError, UnsafeCheckpointError
 from .anchor import ANCHOR_KEY, INITIAL_LR_KEY, AnchorFile, MissingAnchorError, anchors_from_file
 from .penalty import layerwise_levels, layerwise_penalty
 from .rollback import Rollback
@@ -8,8 +9,10 @@ __all__ = [
     'ANCHOR_KEY',
     'INITIAL_LR_KEY',
     'AnchorFile',
+    'BrokenCheckpointError',
     'MissingAnchorError',
     'Rollback',
+    'UnsafeCheckpointError',
     'anchors_from_file',
     'layerwise_levels',
     'layerwise_penalty',

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._files import BrokenCheckpointError, read_safetensors, read_torch
+
 __all__ = ['ANCHOR_KEY', 'INITIAL_LR_KEY', 'AnchorFile', 'AnchorStore', 'MissingAnchorError', 'anchors_from_file']
 
 ANCHOR_KEY = 'rollback_anchor'
@@ -89,17 +91,19 @@ def anchors_from_file(file: str | Path, named_parameters: Iterable[tuple[str, Te
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If it is a ``.safetensors`` file and safetensors is not installed.
+        UnsafeCheckpointError: If the file holds more than tensors and plain data.
+        BrokenCheckpointError: If it is no checkpoint, or an incomplete one.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f'anchor={str(file)!r}: no such file; give the checkpoint with the pre-trained weights')
-    if file.suffix == '.safetensors':
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ImportError(f'anchor={str(file)!r} needs the package safetensors: pip install safetensors') from error
-        return anchors_from_state_dict(load_file(file), named_parameters, prefix)
-    return anchors_from_state_dict(torch.load(file, map_location='cpu', weights_only=True), named_parameters, prefix)
+    read = read_safetensors if file.suffix == '.safetensors' else read_torch
+    state = read(str(file), f'anchor={str(file)!r}')
+    if not isinstance(state, Mapping):
+        raise BrokenCheckpointError(
+            f'anchor={str(file)!r} holds a {type(state).__name__}, no weights by name; save {{name: tensor}}'
+        )
+    return anchors_from_state_dict(state, named_parameters, prefix)
 
 
 def _fit(value: Tensor, param: Tensor) -> Tensor:
