@@ -51,24 +51,22 @@ class RollbackMixin:
         session = self.rollback_session
         session.follow(self.optimizer)
         session.start(self.optimizer)
-        before = session.rollback.num_steps if session.rollback is not None else 0
-        scale = None if session.verified else self._scale()
+        if session.verified or session.rollback is None:
+            super().step(**kwargs)  # type: ignore[misc]
+            return
+        before = session.rollback.num_steps
+        samples = [(p, _sample(p)) for p in session.rollback.levels if p.grad is not None]
         super().step(**kwargs)  # type: ignore[misc]
-        if not session.verified:
-            session.verify(before, skipped=scale is not None and self._may_have_skipped(scale))
-
-    def _scale(self) -> float | None:
-        scaler: Any = getattr(self, 'loss_scaler', None)
-        return scaler.get_scale() if scaler is not None and scaler.is_enabled() else None
-
-    def _may_have_skipped(self, scale: float) -> bool:
-        # With a static scale an overflow leaves no trace, so there a step without rollback is not held against it.
-        static = getattr(self, '_scale_update_param', None) is not None
-        return static or (self._scale() or 0.0) < scale
+        # A scaler may skip the optimizer's step, and with a static scale that leaves no trace but weights that stay.
+        skipped = session.rollback.num_steps == before and all(_same(_sample(p), old) for p, old in samples)
+        session.verify(before, skipped)
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapper's state, and under ``rollback`` the names of what is pulled back."""
-        return {**super().state_dict(), 'rollback': self.rollback_session.state_dict()}  # type: ignore[misc]
+        """The wrapper's state, and under ``rollback`` the names of what is pulled back; nothing more at level 0."""
+        state: dict[str, Any] = super().state_dict()  # type: ignore[misc]
+        if self.rollback_session.settings.max_level == 0:
+            return state
+        return {**state, 'rollback': self.rollback_session.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the wrapper's state; theta_0 is part of the optimizer's."""
@@ -98,6 +96,16 @@ _PROMOTED: dict[type, type] = {
     AmpOptimWrapper: AmpOLOROptimWrapper,
     ApexOptimWrapper: ApexOLOROptimWrapper,
 }
+
+
+def _sample(param: torch.Tensor) -> torch.Tensor:
+    """A copy of the parameter's first row, which a step changes if it changes anything."""
+    local: torch.Tensor = param.to_local() if hasattr(param, 'to_local') else param
+    return (local[:1] if local.dim() else local).detach().clone()
+
+
+def _same(value: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(value, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def promote(wrapper_type: str | type) -> type:

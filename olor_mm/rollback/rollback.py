@@ -94,8 +94,8 @@ class Rollback:
         self.names = dict(names or {})
         self.form = form
         self.levels = self._check_levels(levels)
-        #: Number of steps of the optimizer that were rolled back, since this object was built.
-        self.num_steps = 0
+        self._num_calls = 0
+        self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
         self.num_rolled_back = 0
         self._batches: list[_Batch] | None = None
@@ -144,6 +144,14 @@ class Rollback:
                 name = self.names.get(param, 'a parameter')
                 raise ValueError(f'anchor: {name} has shape {tuple(param.shape)}, its anchor {tuple(value.shape)}')
         return anchor
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the optimizer that were rolled back, since this object was built.
+
+        Steps that a GradScaler skipped do not count. With ``fused=True`` on a GPU reading it waits for the device.
+        """
+        return self._num_calls - (0 if self._num_skipped is None else int(self._num_skipped.to('cpu')))
 
     def capture(self, again: bool = False) -> None:
         """Take theta_0 now and not at the first step; of parameters that can be trained and have none yet.
@@ -210,7 +218,10 @@ class Rollback:
         for batch in batches:
             self._roll_back(batch, ratios, found_inf)
             self.num_rolled_back += len(batch.params)
-        self.num_steps += 1
+        self._num_calls += 1
+        if found_inf is not None:
+            skipped = found_inf.reshape(())
+            self._num_skipped = skipped.clone() if self._num_skipped is None else self._num_skipped + skipped
 
     def _roll_back(self, batch: _Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None) -> None:
         params, anchors = batch.params, batch.anchors
