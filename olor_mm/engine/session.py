@@ -98,11 +98,7 @@ class RollbackSession:
             return
         owned = {p for group in optimizer.param_groups for p in group['params']}
         if not set(self.rollback.levels) <= owned:
-            raise RuntimeError(
-                f'{type(optimizer).__name__} has been put in place of the optimizer that the rollback was built for, '
-                'and it trains other tensors than the parameters of the model: weight rollback does not support this '
-                'strategy; use DistributedDataParallel, or FSDP with use_orig_params=True'
-            )
+            raise _trains_other_tensors(optimizer)
         self.rollback.detach()
         self.attach(optimizer)
         self._started_at = None
@@ -286,6 +282,8 @@ class RollbackSession:
                 )
             return
         groups = [g for g in rollback.optimizer.param_groups if any(p in rollback.levels for p in g['params'])]
+        if not groups:
+            raise _trains_other_tensors(rollback.optimizer)
         if all(group.get('initial_lr') == 0 for group in groups):
             raise RuntimeError(
                 'the learning rate of everything below optim_wrapper.rollback.roots is 0 (lr_mult=0?), and the pull is '
@@ -298,3 +296,11 @@ class RollbackSession:
                 f'optim_wrapper.rollback.roots={self.settings.roots!r} had a gradient; name roots that the loss reaches'
             )
         self.verified = rollback.num_rolled_back > 0
+
+
+def _trains_other_tensors(optimizer: Optimizer) -> RuntimeError:
+    return RuntimeError(
+        f'{type(optimizer).__name__} has been changed, or put in place of another, since the rollback was built, and '
+        'trains other tensors than the parameters of the model, such as copies in another precision: weight rollback '
+        'does not support this; use DistributedDataParallel, or FSDP with use_orig_params=True, and AmpOptimWrapper'
+    )
