@@ -4,6 +4,7 @@ from mmengine.registry import HOOKS as _MMENGINE_HOOKS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _MMENGINE_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as _MMENGINE_WRAPPERS
 
+from .agreement import RankDisagreementError
 from .constructor import OLOROptimWrapperConstructor
 from .hooks import ResumableRandomnessHook
 from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_local, register_safe_loader
@@ -18,6 +19,7 @@ __all__ = [
     'BrokenCheckpointError',
     'OLOROptimWrapper',
     'OLOROptimWrapperConstructor',
+    'RankDisagreementError',
     'ResumableRandomnessHook',
     'RollbackSession',
     'RollbackSettings',

@@ -13,6 +13,7 @@ from olor_mm.rollback import ANCHOR_KEY, MissingAnchorError, Rollback
 from olor_mm.rollback.penalty import layerwise_levels
 
 from . import monitor
+from .agreement import Agreement
 from .ledger import LoadLedger
 from .report import format_left_alone, format_report, format_unmatched
 from .settings import LOADED, RollbackSettings
@@ -41,6 +42,7 @@ class RollbackSession:
         self.model = model
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
         self.ledger = LoadLedger(model)
+        self.agreement = Agreement(model)
         if settings.max_level == 0:
             self.ledger.close()
         self.layers: LayerTable | None = None if settings.roots == LOADED else self._assign(settings.roots)

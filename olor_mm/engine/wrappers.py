@@ -54,6 +54,7 @@ class RollbackMixin:
         if session.verified or session.rollback is None:
             super().step(**kwargs)  # type: ignore[misc]
             return
+        session.agreement.check(session.rollback)
         before = session.rollback.num_steps
         samples = [(p, _sample(p)) for p in session.rollback.levels if p.grad is not None]
         super().step(**kwargs)  # type: ignore[misc]
