@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from olor_mm.layers import canonical_name
-from olor_mm.rollback import Rollback
+from olor_mm.rollback import INITIAL_LR_KEY, Rollback
+from olor_mm.rollback.rounding import COUNT_KEY
 
 __all__ = ['Agreement', 'RankDisagreementError', 'checksum']
 
@@ -32,7 +33,10 @@ _REMEDIES = {
     'checkpoint to resume from',
 }
 #: Of a parameter group; whatever else stands there may be a rank's own business.
-_GROUP_KEYS = ('lr', 'initial_lr', 'momentum', 'dampening', 'nesterov', 'betas', 'eps', 'weight_decay')
+_GROUP_KEYS = (
+    *('lr', 'initial_lr', 'momentum', 'dampening', 'nesterov', 'betas', 'eps', 'weight_decay'),
+    *(INITIAL_LR_KEY, COUNT_KEY),
+)
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 _CHUNK = 1 << 22  # elements; bounds the memory that a checksum takes
 

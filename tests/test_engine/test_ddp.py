@@ -19,8 +19,9 @@ CASES = {
     'clipped by value': {'wrapper': {'clip_grad': {'type': 'value', 'clip_value': 0.001}}},
     'unused parameters': {'find_unused_parameters': True, 'model': {'type': 'SmoothModel', 'every': 3}},
 }
-#: Rounding of the sums of gradients, grown over 9 steps; differences of 1e-16 and 1e-8 were seen.
-TOLERANCE = {'float64': 1e-13, 'float32': 1e-5}
+#: Rounding of the sums of gradients, grown over 9 steps; differences of 1e-16, 1e-7 and 1e-2 were seen. Below float32
+#: the pull is rounded with random numbers, which must be the same on all ranks.
+TOLERANCE = {'float64': 1e-13, 'float32': 1e-5, 'bfloat16': 5e-2}
 
 
 def config_of(work_dir, world, wrapper=None, **overrides):
@@ -41,7 +42,7 @@ def check_equal(ranks, expected, tolerance):
             assert state[kind].keys() == values.keys()
             for name, value in values.items():
                 assert torch.equal(state[kind][name], ranks[0][kind][name]), (kind, name)
-                torch.testing.assert_close(state[kind][name], value, rtol=0, atol=tolerance, msg=f'{kind} of {name}')
+                assert (state[kind][name] - value).abs().max() <= tolerance, (kind, name)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,22 @@ def test_weights_do_not_depend_on_the_number_of_processes(case, world, dtype, tm
     assert not any(torch.equal(alone['weights'][name], value) for name, value in start.items())
     assert set(alone['theta_0']) == {name for name in start if name.startswith('backbone')}
     check_equal(on_ranks(world, train, world, str(tmp_path / 'ranks'), case), alone, TOLERANCE[dtype])
+
+
+def train_with_a_branch_of_one_rank(rank, work_dir):
+    config = config_of(work_dir, 2, find_unused_parameters=True)
+    runner = replica(config)
+    # Rank 0 uses the branch in the first and the fourth step, rank 1 in the third and the sixth.
+    model = runner.model.module
+    model.every, model.calls = 3, rank
+    runner.train()
+    return state_of(runner)
+
+
+def test_a_branch_that_one_rank_uses_is_pulled_back_on_all(tmp_path):
+    one, other = on_ranks(2, train_with_a_branch_of_one_rank, str(tmp_path))
+    check_equal([one, other], one, 0.0)
+    assert not torch.equal(one['weights']['backbone.branch.weight'], one['theta_0']['backbone.branch.weight'])
 
 
 def flexible(rank, work_dir):
