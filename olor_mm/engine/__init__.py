@@ -5,7 +5,9 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _MMENGINE_CONSTRUCTO
 from mmengine.registry import OPTIM_WRAPPERS as _MMENGINE_WRAPPERS
 
 from .agreement import RankDisagreementError
+from .checkpoints import CheckpointNotSavedError, DurableCheckpointHook
 from .constructor import OLOROptimWrapperConstructor
+from .finite import NonFiniteError
 from .hooks import ResumableRandomnessHook
 from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_local, register_safe_loader
 from .session import RollbackSession
@@ -17,6 +19,9 @@ __all__ = [
     'AmpOLOROptimWrapper',
     'ApexOLOROptimWrapper',
     'BrokenCheckpointError',
+    'CheckpointNotSavedError',
+    'DurableCheckpointHook',
+    'NonFiniteError',
     'OLOROptimWrapper',
     'OLOROptimWrapperConstructor',
     'RankDisagreementError',
@@ -34,7 +39,7 @@ __all__ = [
 for _registry, _parts in (
     (_MMENGINE_WRAPPERS, (OLOROptimWrapper, AmpOLOROptimWrapper, ApexOLOROptimWrapper)),
     (_MMENGINE_CONSTRUCTORS, (OLOROptimWrapperConstructor,)),
-    (_MMENGINE_HOOKS, (ResumableRandomnessHook,)),
+    (_MMENGINE_HOOKS, (DurableCheckpointHook, ResumableRandomnessHook)),
 ):
     for _part in _parts:
         _registry.register_module(module=_part, force=True)

@@ -4,7 +4,7 @@ import os
 import zipfile
 from pathlib import Path
 
-__all__ = ['damage', 'newest_whole']
+__all__ = ['damage', 'last_complete', 'newest_whole']
 
 _CHUNK = 1 << 22  # bytes
 #: What zipfile raises where a flipped bit makes a header senseless.
@@ -14,8 +14,9 @@ _SENSELESS = (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OSErr
 def damage(file: str | os.PathLike[str]) -> str | None:
     """What is wrong with a checkpoint file, found without unpickling anything of it.
 
-    torch's files are zip archives. Every record is read once and compared with its checksum (CRC-32): less
-    than half a second for each gigabyte, and the time to read it. Files of other formats have no checksums: of them only an empty one is found.
+    torch's files are zip archives. Every record is read once and compared with its checksum (CRC-32), which takes less
+    than half a second for each gigabyte besides the reading itself. Files of other formats have no checksums: of them
+    only an empty one is found.
 
     Args:
         file: The file, which must exist; or a folder, as sharded checkpoints are, of which all files are read.
@@ -66,3 +67,12 @@ def newest_whole(files: list[Path]) -> tuple[Path | None, dict[Path, str]]:
             return file, wrong
         wrong[file] = found
     return None, wrong
+
+
+def last_complete(work_dir: str | os.PathLike[str]) -> str | None:
+    """The checkpoint that a work dir names as its last, for messages; None where it names none that is there."""
+    try:
+        named = Path(work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
+        return named if named and Path(named).exists() else None
+    except (OSError, UnicodeDecodeError, ValueError):
+        return None

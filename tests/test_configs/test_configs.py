@@ -86,6 +86,7 @@ def test_baseline_is_mmdets_recipe() -> None:
         'custom_imports.allow_failed_imports',
         'custom_imports.imports.0',
         'custom_imports.imports.1',
+        'default_hooks.checkpoint.type',
         'randomness.seed',
     }
 

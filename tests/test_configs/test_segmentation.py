@@ -59,6 +59,7 @@ def test_baseline_is_mmsegs_recipe_with_the_papers_optimizer() -> None:
         'auto_scale_lr.base_batch_size': (16, None),
         'randomness.seed': (0, None),
         'custom_hooks.0.type': ('olor_mm.ResumableRandomnessHook', None),
+        'default_hooks.checkpoint.type': ('olor_mm.DurableCheckpointHook', 'CheckpointHook'),
         'custom_imports.imports.0': ('olor_mm', None),
         'custom_imports.allow_failed_imports': (False, None),
     }

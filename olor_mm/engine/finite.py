@@ -1,0 +1,143 @@
+"""NaN and infinity: noticed where they arise, and kept out of checkpoints."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from torch import Tensor
+
+from olor_mm.layers import canonical_name
+
+from .integrity import last_complete
+
+__all__ = ['LossWatch', 'NonFiniteError', 'check_weights', 'non_finite']
+
+_REMEDY = (
+    'resume from there (the same command with --resume), with a lower learning rate, gradient clipping '
+    '(optim_wrapper.clip_grad) or without the data that cause it'
+)
+
+
+class NonFiniteError(RuntimeError):
+    """Weights have become NaN or infinite, or losses have been for too long."""
+
+
+class LossWatch:
+    """Watches the losses that MMEngine logs anyway.
+
+    Args:
+        patience: How many in a row may be NaN or infinite while the weights stay finite.
+
+    Attributes:
+        since: The iteration, counted from 1, of the first of the current row of such losses; None where there is none.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.since: int | None = None
+
+    def look(self, runner: Runner, outputs: Mapping[str, Any] | None) -> None:
+        """Look at the losses of the iteration that has just ended.
+
+        Args:
+            runner: The runner.
+            outputs: What the model's ``train_step`` returned.
+
+        Raises:
+            NonFiniteError: If a loss is not finite, and the weights are not either, or ``patience`` is at its end.
+        """
+        wrong = _wrong_losses(runner, outputs or {})
+        iteration = runner.iter + 1
+        if not wrong:
+            self.since = None
+            return
+        first = self.since is None
+        self.since = iteration if self.since is None else self.since
+        what = f'{", ".join(f"{name} is {value}" for name, value in wrong.items())} in iteration {iteration}'
+        names = non_finite(runner.model.named_parameters())
+        if names:
+            raise NonFiniteError(f'{what}, and it has reached {_listed(names)}. {_saved(runner)}')
+        if iteration - self.since >= self.patience:
+            raise NonFiniteError(f'{what}, as in every iteration since {self.since}. {_saved(runner)}')
+        if first:
+            print_log(
+                f'{what}; the weights are finite: the step was skipped, or its gradients are still being gathered. '
+                f'Training goes on, and ends if this lasts for more than {self.patience} iterations',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def check_weights(runner: Runner, name: str, since: int | None = None) -> None:
+    """See that the weights may be saved. All ranks must call this, and they come to one answer.
+
+    Args:
+        runner: The runner.
+        name: What is about to be saved, for the message.
+        since: The iteration whose loss was the first to be NaN or infinite, where that is known. Defaults to None.
+
+    Raises:
+        NonFiniteError: If a parameter is NaN or infinite, or a buffer NaN, on any rank. (Buffers may hold infinity, as
+            attention masks do.)
+    """
+    bad = non_finite(runner.model.named_parameters())
+    bad += non_finite(runner.model.named_buffers(), infinity=True)
+    count = torch.tensor(float(len(bad)))
+    all_reduce(count, 'max')
+    if not count:
+        return
+    where = _listed(bad) if bad else 'NaN or infinity in the weights of another process'
+    came = f' The loss was the first time in iteration {since}.' if since is not None else ''
+    raise NonFiniteError(
+        f'{name} was not saved, so that no good checkpoint is replaced: {where}.{came} {_saved(runner)}'
+    )
+
+
+def non_finite(named: Iterable[tuple[str, Tensor]], infinity: bool = False) -> list[str]:
+    """Canonical names of the tensors that hold NaN or infinity; one wait for each device.
+
+    Args:
+        named: Names and tensors.
+        infinity: Whether infinity is allowed. Defaults to False.
+    """
+    found: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for name, tensor in named:
+        if tensor.is_floating_point() or tensor.is_complex():
+            wrong = (torch.isnan(tensor) if infinity else ~torch.isfinite(tensor)).any()
+            found.setdefault(tensor.device, []).append((name, wrong))
+    names = []
+    for pairs in found.values():
+        flags = torch.stack([wrong for _, wrong in pairs]).tolist()
+        names += [canonical_name(name) for (name, _), wrong in zip(pairs, flags, strict=True) if wrong]
+    return names
+
+
+def _wrong_losses(runner: Runner, outputs: Mapping[str, Any]) -> dict[str, float]:
+    """Name to value of the losses of this iteration that are not finite."""
+    logged = runner.message_hub.log_scalars
+    wrong = {}
+    for name, value in outputs.items():
+        if 'loss' not in name:
+            continue
+        # MMEngine has copied them to the host already, for the log.
+        value = float(logged[f'train/{name}'].current() if f'train/{name}' in logged else value)
+        if not math.isfinite(value):
+            wrong[name] = value
+    return wrong
+
+
+def _listed(names: list[str]) -> str:
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return f'NaN or infinity in {len(names)} tensors ({", ".join(names[:3])}{more})'
+
+
+def _saved(runner: Runner) -> str:
+    latest = last_complete(runner.work_dir)
+    if latest is None:
+        return 'There is no checkpoint yet: lower the learning rate, or clip gradients (optim_wrapper.clip_grad)'
+    return f'The last checkpoint is {latest}, from before: {_REMEDY}'

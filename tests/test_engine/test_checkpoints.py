@@ -1,0 +1,227 @@
+"""The durable checkpoint hook: MMEngine's files, complete or not there at all, and never one too few."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS, METRICS
+
+from olor_mm.engine import CheckpointNotSavedError, DurableCheckpointHook, load_from_local
+from olor_mm.engine.integrity import damage
+
+from ._toy import make_runner, toy_config, weights
+
+OURS, THEIRS = 'olor_mm.DurableCheckpointHook', 'CheckpointHook'
+
+
+@METRICS.register_module(force=True)
+class ToyMetric(BaseMetric):
+    """Goes up in some epochs and down in others."""
+
+    scores = iter(())
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'acc': next(type(self).scores), 'other': 1.0}
+
+
+def config_of(work_dir, scores=None, ema=False, **hook):
+    config = toy_config(work_dir, rollback={'max_level': 0.1, 'min_level': 0.01})
+    config.default_hooks.checkpoint = {'type': OURS, 'interval': 1, **hook}
+    if ema:
+        config.custom_hooks.append({'type': 'EMAHook'})
+    if scores is not None:
+        ToyMetric.scores = iter(scores)
+        config.val_dataloader = {**config.train_dataloader, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}}
+        config.val_cfg, config.val_evaluator = {}, {'type': 'ToyMetric'}
+    return config
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir() if path.suffix == '.pth' or path.name.startswith('.'))
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+CASES = {
+    'plain': {},
+    'few': {'max_keep_ckpts': 1},
+    'two': {'max_keep_ckpts': 2},
+    'best': {'save_best': 'acc', 'rule': 'greater', 'max_keep_ckpts': 1},
+    'two bests': {'save_best': ['acc', 'other'], 'rule': 'less'},
+    'EMA': {'ema': True, 'save_best': 'acc', 'rule': 'greater'},
+    'weights alone': {'save_optimizer': False, 'save_param_scheduler': False},
+    'named': {'filename_tmpl': 'my_{}.pth', 'save_begin': 2},
+    'published': {'published_keys': ['state_dict', 'meta'], 'save_best': 'acc', 'rule': 'greater'},
+}
+
+
+def comparable(folder, kind):
+    """The contents of a checkpoint without what differs between two runs of the same kind, too: times and names."""
+    content = load_from_local(str(folder))
+    for key in ('time', 'experiment_name', 'cfg'):
+        content['meta'].pop(key, None)
+    hub = content.pop('message_hub', {'runtime_info': {}, 'log_scalars': {}})
+    content['runtime_info'] = {
+        key: str(value).replace(kind, '')
+        for key, value in hub['runtime_info'].items()
+        if key not in ('cfg', 'experiment_name', 'eta')
+    }
+    content['scalars'] = {
+        key: [list(map(float, part)) for part in scalar.data]
+        for key, scalar in hub['log_scalars'].items()
+        if 'time' not in key
+    }
+    return content
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_the_files_are_those_of_mmengine(case, tmp_path):
+    found = {}
+    for kind in (OURS, THEIRS):
+        config = config_of(tmp_path / kind, [0.3, 0.2, 0.4], **CASES[case])
+        config.default_hooks.checkpoint.type = kind
+        make_runner(config).train()
+        # A published file is named after what is in it, times included.
+        found[kind] = {
+            name.rpartition('-')[0] or name: comparable(tmp_path / kind / name, kind) for name in names(tmp_path / kind)
+        }
+        record = Path((tmp_path / kind / 'last_checkpoint').read_text())
+        assert record.parent == tmp_path / kind
+        found[kind]['last_checkpoint'] = record.name
+    assert len(found[OURS]) > 1
+    assert equal(found[OURS], found[THEIRS])
+
+
+class Kill(BaseException):
+    """Stands for a kill."""
+
+
+class Operations:
+    """Counts what changes the disk, and breaks the n-th."""
+
+    def __init__(self, monkeypatch, at=None):
+        self.count, self.at = 0, at
+        for module, name in ((os, 'replace'), (os, 'fsync'), (os, 'remove'), (os, 'unlink')):
+            monkeypatch.setattr(module, name, self._counted(getattr(module, name)))
+
+    def _counted(self, operation):
+        def call(path, *arguments, **options):
+            if isinstance(path, int) or 'toy run' in str(path):
+                self.count += 1
+                if self.count == self.at:
+                    raise Kill
+            return operation(path, *arguments, **options)
+
+        return call
+
+
+def run_to(folder, at, monkeypatch, resume=False):
+    hook = {'save_best': 'acc', 'rule': 'greater', 'max_keep_ckpts': 1}
+    latest = folder / 'last_checkpoint'
+    epoch = 0
+    if resume and latest.exists():
+        epoch = load_from_local(latest.read_text())['meta']['epoch']
+    config = config_of(folder, [0.1, 0.3, 0.2][epoch:], **hook)
+    runner = make_runner(config, resume=resume)
+    with monkeypatch.context() as context:
+        operations = Operations(context, at)
+        try:
+            runner.train()
+        except Kill:
+            return None, operations.count
+    return weights(runner), operations.count
+
+
+def test_stopped_at_any_operation_on_files(tmp_path, monkeypatch):
+    expected, total = run_to(tmp_path / 'toy run', None, monkeypatch)
+    # 3 epochs, 2 new bests, each with a second save of the last checkpoint.
+    assert total > 30
+    complete = names(tmp_path / 'toy run')
+    assert complete == ['best_acc_epoch_2.pth', 'epoch_3.pth']
+    for at in range(1, total + 1, 8):
+        folder = tmp_path / f'toy run {at}'
+        stopped, _ = run_to(folder, at, monkeypatch)
+        assert stopped is None
+        found = [folder / name for name in names(folder)]
+        assert not any(damage(file) for file in found if not file.name.startswith('.'))
+        record = folder / 'last_checkpoint'
+        if record.exists():
+            last = load_from_local(record.read_text())
+            best = last['message_hub']['runtime_info'].get('best_ckpt')
+            assert best is None or Path(best).exists()
+        again, _ = run_to(folder, None, monkeypatch, resume=True)
+        assert equal(again, expected)
+        # At most what was superseded in the very moment of the stop is left.
+        # (A validation that was cut off is not made up for by MMEngine, so the best one may be another.)
+        assert 'epoch_3.pth' in names(folder)
+        assert not any(name.startswith('.') for name in names(folder))
+
+
+def test_the_old_one_goes_only_after_the_new_one_is_named(tmp_path, monkeypatch):
+    """In MMEngine's own hook it goes before the new one is written."""
+    order = []
+    replace, remove = os.replace, os.remove
+    monkeypatch.setattr(os, 'replace', lambda a, b: (order.append(('named', Path(b).name)), replace(a, b))[1])
+    monkeypatch.setattr(os, 'remove', lambda a: (order.append(('removed', Path(a).name)), remove(a))[1])
+    make_runner(config_of(tmp_path, max_keep_ckpts=1)).train()
+    mine = [step for step in order if step[1].endswith('.pth') or step[1] == 'last_checkpoint']
+    assert mine[-3:] == [('named', 'epoch_3.pth'), ('named', 'last_checkpoint'), ('removed', 'epoch_2.pth')]
+
+
+@HOOKS.register_module(force=True)
+class Full(DurableCheckpointHook):
+    """Its disk is full in the second epoch, after half of the file."""
+
+    def save(self, runner, out_dir, name, arguments, options):
+        if name == 'epoch_2.pth':
+            inner = runner.save_checkpoint
+
+            def half(out_dir, name, *arguments, **options):
+                inner(out_dir, name, *arguments, **options)
+                os.truncate(os.path.join(out_dir, name), 1000)
+                raise OSError(28, 'No space left on device')
+
+            runner.save_checkpoint = half
+        super().save(runner, out_dir, name, arguments, options)
+
+
+def test_a_full_disk(tmp_path):
+    config = config_of(tmp_path / 'my run', max_keep_ckpts=1)
+    config.default_hooks.checkpoint.type = 'Full'
+    with pytest.raises(CheckpointNotSavedError, match=r'No space left.*epoch_1\.pth.*--resume'):
+        make_runner(config).train()
+    assert names(tmp_path / 'my run') == ['epoch_1.pth']
+    assert damage(tmp_path / 'my run' / 'epoch_1.pth') is None
+    assert (tmp_path / 'my run' / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+
+
+def test_another_folder_and_leftovers(tmp_path):
+    out = tmp_path / 'out' / 'my run'
+    out.mkdir(parents=True)
+    (out / '.epoch_7.pth.olor-part').write_bytes(b'half')
+    (out / '.epoch_8.pth.olor-part').mkdir()
+    (out / 'mine.pth').write_bytes(b'of the user')
+    runner = make_runner(config_of(tmp_path / 'my run', out_dir=str(tmp_path / 'out')))
+    runner.train()
+    assert names(out) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'mine.pth']
+    assert (tmp_path / 'my run' / 'last_checkpoint').read_text() == str(out / 'epoch_3.pth')
+
+
+def test_it_is_mmengines_hook_by_name_and_by_class():
+    assert issubclass(DurableCheckpointHook, CheckpointHook)
+    with pytest.raises(ValueError, match='max_invalid_losses'):
+        DurableCheckpointHook(max_invalid_losses=-1)
