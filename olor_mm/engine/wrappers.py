@@ -1,8 +1,10 @@
 """MMEngine's optimizer wrappers with weight rollback, and the promotion of any wrapper type to one of them."""
 
+import logging
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from torch import nn
@@ -85,6 +87,19 @@ class OLOROptimWrapper(RollbackMixin, OptimWrapper):
 @OPTIM_WRAPPERS.register_module()
 class AmpOLOROptimWrapper(RollbackMixin, AmpOptimWrapper):
     """``AmpOptimWrapper`` with weight rollback (OLOR). Built by ``OLOROptimWrapperConstructor``."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, rollback: Any = None, **kwargs: Any) -> None:
+        super().__init__(optimizer, rollback, **kwargs)
+        risky = any(group.get('fused') and group.get('momentum') for group in optimizer.param_groups)
+        if risky and self.loss_scaler.is_enabled():
+            print_log(
+                f'{type(optimizer).__name__} with fused=True and momentum under a loss scaler: where the scaler skips '
+                'the very first step, as a dynamic one often does, torch (2.11 at least) leaves the momentum '
+                'uninitialised and the next step destroys the weights, with weight rollback or without: take '
+                'fused=True out of optim_wrapper.optimizer',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -5,10 +5,12 @@ On the CPU torch's scaler and autocast for the CPU stand in for those of a GPU; 
 
 import contextlib
 import copy
+import logging
 import types
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper
 
 from olor_mm.engine import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
@@ -142,6 +144,23 @@ def test_no_scale_hides_a_rollback_that_never_happens(scale, place):
     run.step(0, bad=True)
     with pytest.raises(RuntimeError, match='without calling its step hooks'):
         run.step(1)
+
+
+@pytest.mark.parametrize(
+    ('options', 'warned'),
+    [({'fused': True, 'momentum': 0.9}, True), ({'fused': True}, False), ({'momentum': 0.9}, False)],
+)
+def test_fused_momentum_under_a_scaler_is_warned_of(options, warned, place, caplog):
+    build_or_skip(torch.optim.SGD, [torch.nn.Parameter(torch.zeros(1))], lr=0.1, **options)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.WARNING)
+    Run('on', place, optimizer={'type': 'SGD', 'lr': 0.1, **options})
+    assert ('leaves the momentum uninitialised' in caplog.text) == (len(options) == 2)
+    caplog.clear()
+    Run('on', place, optimizer={'type': 'SGD', 'lr': 0.1, **options}, loss_scale={'enabled': False})
+    logger.removeHandler(caplog.handler)
+    assert not caplog.text
 
 
 def test_what_is_built_and_what_is_documented_of_it(place):
