@@ -182,12 +182,15 @@ def _explain(gathered: Sequence[_Rows], ranks: Sequence[int]) -> str:
     """What differs, between whom, and what to do."""
     names = list(dict.fromkeys(name for rows in gathered for name in rows))
     found, remedies = [], []
+    weights: list[str] = []
     for column, (kind, remedy) in enumerate(_REMEDIES.items()):
         values = {name: [rows[name][column] if name in rows else None for rows in gathered] for name in names}
         differing = [name for name in names if len(set(values[name])) > 1]
         if kind != 'parameters':
             differing = [name for name in differing if None not in values[name]]
-        if differing:
+        weights = differing if kind == 'weights' else weights
+        # In a fresh run theta_0 is the weights: to name it too would tell the same twice.
+        if differing and (kind != 'theta_0' or differing != weights):
             sides = _sides([tuple(values[name][i] for name in differing) for i in range(len(ranks))], ranks)
             more = ', ...' if len(differing) > 3 else ''
             of = f'of {len(differing)} of {len(names)} parameters ({", ".join(differing[:3])}{more})'

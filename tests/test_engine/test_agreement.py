@@ -254,6 +254,7 @@ def test_a_stale_file_on_one_machine(tmp_path):
     errors = on_ranks(2, run, str(tmp_path / 'work'), files, False)
     assert errors[0] == errors[1]
     assert 'weights of 1 of 18 parameters (backbone.blocks.1.1.weight) differ between rank 0 and rank 1' in errors[0]
+    assert 'theta_0' not in errors[0]
 
 
 def test_resumed_from_another_checkpoint(tmp_path):
