@@ -34,8 +34,9 @@ def place(request, monkeypatch):
 
 
 def optimizer_of(name, fused):
-    build_or_skip(getattr(torch.optim, name), [torch.nn.Parameter(torch.zeros(1))], lr=0.1, fused=fused)
-    return {'type': name, 'lr': 0.01, 'fused': fused}
+    options = {'lr': 0.01, **({'fused': True} if fused else {})}
+    build_or_skip(getattr(torch.optim, name), [torch.nn.Parameter(torch.zeros(1))], **options)
+    return {'type': name, **options}
 
 
 def state_of(run):

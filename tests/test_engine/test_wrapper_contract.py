@@ -277,6 +277,15 @@ def test_gradients_are_synchronised_only_where_the_parameters_are_updated(kind, 
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_the_scaler_for_shards(kind, one_rank, monkeypatch):
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+    amp_on('cpu', monkeypatch)
+    wrapper = build(kind, type='AmpOptimWrapper', use_fsdp=True)[1]
+    assert type(wrapper.loss_scaler) is ShardedGradScaler
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_the_context_casts_with_amp_alone(kind, place):
     run = Run(kind, place)
     device = run.device

@@ -21,11 +21,15 @@ OPTIMIZERS = {
 static = pytest.mark.parametrize('static', [False, True], ids=['dynamic', 'static'])
 
 
+def optimizer_of(model, name, fused):
+    cls, options = OPTIMIZERS[name]
+    return build_or_skip(cls, model.parameters(), **options, **({'fused': True} if fused else {}))
+
+
 def setup(device, fused, name='AdamW'):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)).to(device)
-    cls, options = OPTIMIZERS[name]
-    optimizer = build_or_skip(cls, model.parameters(), fused=fused, **options)
+    optimizer = optimizer_of(model, name, fused)
     rollback = Rollback(optimizer, dict.fromkeys(model.parameters(), 0.1))
     return model, optimizer, grad_scaler(device, init_scale=1024.0), rollback
 
@@ -167,8 +171,7 @@ def test_bfloat16_autocast(device, fused, name, scaled):
     """Weights stay in float32, and so does the pull; the truth is torch's step and the rollback by hand."""
     model, optimizer, scaler, rollback = setup(device, fused, name)
     other = copy.deepcopy(model)
-    cls, options = OPTIMIZERS[name]
-    truth = cls(other.parameters(), fused=fused, **options)
+    truth = optimizer_of(other, name, fused)
     theta_0 = [p.detach().clone() for p in other.parameters()]
     scalers = [scaler if scaled else grad_scaler(device, enabled=False)]
     scalers.append(copy.deepcopy(scalers[0]))
