@@ -94,7 +94,7 @@ class AmpOLOROptimWrapper(RollbackMixin, AmpOptimWrapper):
         if risky and self.loss_scaler.is_enabled():
             print_log(
                 f'{type(optimizer).__name__} with fused=True and momentum under a loss scaler: where the scaler skips '
-                'the very first step, as a dynamic one often does, torch (2.11 at least) leaves the momentum '
+                'the very first step, as a dynamic one often does, torch (2.5 to 2.15 at least) leaves the momentum '
                 'uninitialised and the next step destroys the weights, with weight rollback or without: take '
                 'fused=True out of optim_wrapper.optimizer',
                 logger='current',
