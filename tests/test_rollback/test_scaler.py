@@ -35,7 +35,7 @@ def setup(device, fused, name='AdamW'):
 
 
 def skip_where_torch_fails(fused, name):
-    """Without rollback, too, torch's fused SGD (2.5 to 2.15) goes on from a momentum that its first step never wrote."""
+    """Without rollback, too, torch's fused SGD (2.5 to 2.15) uses a momentum that its first step never wrote."""
     if fused and name == 'momentum':
         pytest.skip("torch's fused SGD leaves its momentum uninitialised where its first step overflows")
 
