@@ -9,9 +9,10 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS']
+__all__ = ['DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'STRATEGIES']
 
 _ENGINE = ['olor_mm.engine']
 
@@ -22,5 +23,6 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='olor_mm',
     locations=_ENGINE,
 )
+STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='olor_mm', locations=_ENGINE)
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGINE)
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='olor_mm', locations=['olor_mm.datasets'])

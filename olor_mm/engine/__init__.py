@@ -12,6 +12,7 @@ from .hooks import ResumableRandomnessHook
 from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_local, register_safe_loader
 from .session import RollbackSession
 from .settings import RollbackSettings
+from .strategies import FSDPStrategy
 from .vit_checkpoints import register_vit_schemes
 from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
 
@@ -21,6 +22,7 @@ __all__ = [
     'BrokenCheckpointError',
     'CheckpointNotSavedError',
     'DurableCheckpointHook',
+    'FSDPStrategy',
     'NonFiniteError',
     'OLOROptimWrapper',
     'OLOROptimWrapperConstructor',

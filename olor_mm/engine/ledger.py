@@ -46,6 +46,12 @@ class LoadLedger:
             handle.remove()
         self._handles = []
 
+    def adopt(self, other: 'LoadLedger') -> None:
+        """Take over what another ledger of the same model has recorded."""
+        self.delivered.update(other.delivered)
+        self.mismatched.update(other.mismatched)
+        self.version += other.version
+
     def see(self, module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
         """Record what ``state_dict`` holds for the parameters that ``module`` itself owns."""
         for name, param in module.named_parameters(recurse=False):

@@ -24,7 +24,11 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
 
 
 def format_report(
-    layers: LayerTable, names: Mapping[str, Tensor], levels: Mapping[Tensor, float], origin: Sequence[str]
+    layers: LayerTable,
+    names: Mapping[str, Tensor],
+    levels: Mapping[Tensor, float],
+    origin: Sequence[str],
+    sizes: Mapping[Tensor, int] | None = None,
 ) -> str:
     """The report as text.
 
@@ -33,22 +37,24 @@ def format_report(
         names: Canonical name to parameter, of everything that has a layer index.
         levels: Parameter to lambda.
         origin: Lines that say where theta_0 came from.
+        sizes: Parameter to its number of elements, where it holds but a shard of them. Defaults to None.
 
     Returns:
         Several lines: a row for each layer with its tensors, parameters and level; then ``origin``.
     """
+
+    def count(params: Iterable[Tensor]) -> str:
+        return f'{sum(p.numel() if sizes is None else sizes[p] for p in params):,}'
+
     rows = []
     for i in sorted({layers.index[name] for name in names}):
         params = [p for name, p in names.items() if layers.index[name] == i]
         trained = [p for p in params if p.requires_grad and p in levels]
         level = f'{max(levels[p] for p in trained):.3g}' if trained else 'frozen'
-        rows.append([i, layers.labels.get(i, ''), len(params), f'{sum(p.numel() for p in params):,}', level])
+        rows.append([i, layers.labels.get(i, ''), len(params), count(params), level])
     how = ', '.join(f'{root or "the model"}: by {way}' for root, way in layers.how.items())
     rolled = [p for p in names.values() if levels.get(p, 0) > 0 and p.requires_grad]
-    head = (
-        f'Weight rollback (OLOR) of {len(rolled)} tensors, {sum(p.numel() for p in rolled):,} parameters; '
-        f'layer index: {how}'
-    )
+    head = f'Weight rollback (OLOR) of {len(rolled)} tensors, {count(rolled)} parameters; layer index: {how}'
     return '\n'.join([head, table(rows, ['i', 'layer', 'tensors', 'parameters', 'level']), *origin])
 
 

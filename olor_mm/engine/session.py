@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from mmengine.logging import print_log
@@ -17,6 +18,7 @@ from .agreement import Agreement
 from .ledger import LoadLedger
 from .report import format_left_alone, format_report, format_unmatched
 from .settings import LOADED, RollbackSettings
+from .sharding import Shards, refuse_sharded
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
 from .vit_checkpoints import scheme_for
 
@@ -38,8 +40,10 @@ class RollbackSession:
     """
 
     def __init__(self, settings: RollbackSettings, model: nn.Module) -> None:
+        refuse_sharded(model)
         self.settings = settings
         self.model = model
+        self.shards: Shards | None = None
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
         self.ledger = LoadLedger(model)
         self.agreement = Agreement(model)
@@ -65,6 +69,14 @@ class RollbackSession:
 
     # ---------------------------------------------------------------- building
 
+    def adopt(self, shards: Shards, ledger: LoadLedger) -> None:
+        """Go on with the shards of the model; ``ledger`` has watched it since it was built."""
+        self.shards = shards
+        self.ledger.adopt(ledger)
+        self._initialised_before = False
+        if self.rollback is not None:
+            self.rollback.shard = shards.index
+
     def attach(self, optimizer: Optimizer) -> None:
         """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
         if self.layers is None or self.settings.max_level == 0:
@@ -89,6 +101,7 @@ class RollbackSession:
         names = {p: name for name, p in covered.items()}
         anchor = 'current' if settings.anchor == 'current' else None
         self.rollback = Rollback(optimizer, self.levels, anchor=anchor, names=names, form=settings.form)
+        self.rollback.shard = self.shards.index if self.shards is not None else 0
 
     def follow(self, optimizer: Optimizer) -> None:
         """Move to another optimizer, which a strategy has put in place of the one that the wrapper was built with.
@@ -143,9 +156,15 @@ class RollbackSession:
         rollback = self.rollback
         if rollback is None:
             return
-        held = sum(ANCHOR_KEY in optimizer.state.get(p, ()) for p in rollback.levels)
-        origin = self._origin(held)
-        if held < len(rollback.levels):
+        # An empty shard has no state, and needs none.
+        rolled = [p for p in rollback.levels if p.numel()]
+        held = sum(ANCHOR_KEY in optimizer.state.get(p, ()) for p in rolled)
+        lacking = held < len(rolled)
+        if self.shards is not None:
+            # Reading theta_0 takes all ranks, so all must come to the same result.
+            lacking = self.shards.any(lacking)
+        origin = self._origin(0 if lacking and not held else held)
+        if lacking:
             rollback.give(self._given(rollback, held))
         try:
             rollback.capture(again=True)
@@ -154,7 +173,8 @@ class RollbackSession:
         self._started_at = self.ledger.version
         if self.layers is not None:
             origin += self._left_alone()
-            print_log(format_report(self.layers, self._covered(), self.levels, origin), logger='current')
+            sizes = self.shards.sizes if self.shards is not None else None
+            print_log(format_report(self.layers, self._covered(), self.levels, origin, sizes), logger='current')
         if not self._resumed and not self._initialised_before and self.settings.anchor in (None, 'current'):
             self._warn_of_random_theta_0()
         if self.settings.log:
@@ -201,10 +221,9 @@ class RollbackSession:
         """theta_0 where the settings say where it is to be read, for what the optimizer's state does not hold."""
         anchor = self.settings.anchor
         wanted = {name: p for name, p in self.names.items() if p in rollback.levels}
-        if anchor == 'init_cfg':
-            return anchors_of_init_cfg(self._unwrapped(), wanted)
         if anchor not in (None, 'current'):
-            return anchors_of_file(anchor, self._unwrapped(), wanted)
+            read = anchors_of_init_cfg if anchor == 'init_cfg' else partial(anchors_of_file, anchor)
+            return self.shards.anchors(read, wanted) if self.shards is not None else read(self._unwrapped(), wanted)
         if self._resumed and anchor is None and not held and self._saved_names is None:
             raise MissingAnchorError(
                 f'the run is resumed, but its checkpoint has no theta_0 of the {len(wanted)} tensors to be pulled back '
@@ -251,14 +270,20 @@ class RollbackSession:
     # ---------------------------------------------------------------- while training
 
     def measure(self) -> tuple[float, dict[str, float]]:
-        """Overall relative discrepancy ||theta - theta_0|| / ||theta_0||, and that of each layer by label."""
+        """Overall relative discrepancy ||theta - theta_0|| / ||theta_0||, and that of each layer by label.
+
+        It is that of the whole model: where that is sharded, every rank must call this.
+        """
         if self.rollback is None or self.layers is None:
             return 0.0, {}
         parts: dict[str, list[Tensor]] = {}
         for name, p in self._covered().items():
             i = self.layers.index[name]
             parts.setdefault(f'{i:03d}_{self.layers.labels.get(i, "")}', []).append(p)
-        found = self.rollback.discrepancy({'': list(self.rollback.levels), **dict(sorted(parts.items()))})
+        parts = {'': list(self.rollback.levels), **dict(sorted(parts.items()))}
+        if self.shards is not None:
+            parts = {key: self.shards.once(params) for key, params in parts.items()}
+        found = self.rollback.discrepancy(parts, self.shards.reduce if self.shards is not None else None)
         return found.pop('', 0.0), found
 
     def verify(self, steps_before: int, skipped: bool) -> None:
@@ -292,12 +317,14 @@ class RollbackSession:
                 'in proportion to it: nothing is trained and nothing pulled back there; name other roots, or another '
                 'lr_mult'
             )
-        if rollback.num_rolled_back == 0 and any(p.requires_grad for p in rollback.levels):
+        # A rank may hold nothing of what is pulled back.
+        held = any(p.requires_grad and p.numel() for p in rollback.levels)
+        if rollback.num_rolled_back == 0 and held:
             raise RuntimeError(
                 f'the first step pulled nothing back: none of the {len(rollback.levels)} tensors below '
                 f'optim_wrapper.rollback.roots={self.settings.roots!r} had a gradient; name roots that the loss reaches'
             )
-        self.verified = rollback.num_rolled_back > 0
+        self.verified = rollback.num_rolled_back > 0 or not held
 
 
 def _trains_other_tensors(optimizer: Optimizer) -> RuntimeError:

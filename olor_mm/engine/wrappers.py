@@ -64,6 +64,16 @@ class RollbackMixin:
         skipped = session.rollback.num_steps == before and all(_same(_sample(p), old) for p, old in samples)
         session.verify(before, skipped)
 
+    def _clip_grad(self) -> None:
+        shards = self.rollback_session.shards
+        if shards is None or getattr(self, 'grad_name', '') != 'grad_norm':
+            super()._clip_grad()  # type: ignore[misc]
+            return
+        # MMEngine's way takes the norm of what this rank holds.
+        params = [p for group in self.optimizer.param_groups for p in group['params']]
+        norm = shards.clip_grad_norm(params, **self.clip_grad_kwargs)  # type: ignore[attr-defined]
+        self.message_hub.update_scalar('train/grad_norm', float(norm))  # type: ignore[attr-defined]
+
     def state_dict(self) -> dict[str, Any]:
         """The wrapper's state, and under ``rollback`` the names of what is pulled back; nothing more at level 0."""
         state: dict[str, Any] = super().state_dict()  # type: ignore[misc]

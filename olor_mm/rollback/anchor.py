@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ._files import BrokenCheckpointError, read_safetensors, read_torch
+from ._shards import local, spread_like
 
 __all__ = ['ANCHOR_KEY', 'INITIAL_LR_KEY', 'AnchorFile', 'AnchorStore', 'MissingAnchorError', 'anchors_from_file']
 
@@ -108,7 +109,7 @@ def anchors_from_file(file: str | Path, named_parameters: Iterable[tuple[str, Te
 
 def _fit(value: Tensor, param: Tensor) -> Tensor:
     """``value`` in the parameter's dtype, device and memory layout, which the kernels rely on."""
-    value = value.detach().to(device=param.device, dtype=param.dtype)
+    value = spread_like(value, param).detach().to(device=param.device, dtype=param.dtype)
     if value.stride() != param.stride():
         value = torch.empty_like(param, memory_format=torch.preserve_format).copy_(value)
     return value
@@ -124,7 +125,7 @@ def _has_stepped(state: Mapping[str, Any] | None) -> bool:
     step = state.get('step')
     if step is not None:
         return bool(step > 0)
-    return any(bool(v.any()) if isinstance(v, Tensor) else bool(v) for v in state.values())
+    return any(bool(local(v).any()) if isinstance(v, Tensor) else bool(v) for v in state.values())
 
 
 class AnchorStore:
@@ -202,7 +203,8 @@ class AnchorStore:
             elif not param.requires_grad:
                 wanted.append(param)
             elif param not in self._pending or loaded:
-                known_start = not _has_stepped(state) and (not loaded or trusted)
+                # A shard without elements has no history that could be lost.
+                known_start = not param.numel() or (not _has_stepped(state) and (not loaded or trusted))
                 if not self._take_one(param, known_start):
                     missing.append(param)
         self._raise_missing(missing)
@@ -219,7 +221,7 @@ class AnchorStore:
     def _take_one(self, param: Tensor, never_stepped: bool) -> bool:
         if param in self.given:
             value = self.given.pop(param)
-            if value.data_ptr() == param.data_ptr():
+            if local(value).data_ptr() == local(param).data_ptr():
                 value = value.clone()
             self._pending[param] = _fit(value, param)
         elif never_stepped or self.on_missing == 'current':

@@ -1,7 +1,7 @@
 """Rollback: weight rollback joined to any ``torch.optim.Optimizer`` through its step hooks."""
 
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import kernels
+from ._shards import is_spread, local, shard_index
 from .anchor import ON_MISSING, AnchorStore, anchors_from_file
+from .discrepancy import relative_discrepancy
 from .penalty import check_level
 from .rounding import LOW_PRECISION, Dither, stochastic
 from .schedule import lr_ratio
@@ -25,11 +27,14 @@ _attached: 'weakref.WeakKeyDictionary[Optimizer, weakref.ref[Rollback]]' = weakr
 class _Batch:
     """Tensors of one device and dtype: what one call of a kernel takes.
 
-    ``dense`` says that each parameter and its anchor fill their memory in the same order, without gaps.
+    ``dense`` says that each parameter and its anchor fill their memory in the same order, without gaps; ``spread`` that
+    they are DTensors; ``shard`` is the number of the part of them that is here.
     """
 
-    def __init__(self, dense: bool) -> None:
+    def __init__(self, dense: bool, spread: bool, shard: int) -> None:
         self.dense = dense
+        self.spread = spread
+        self.shard = shard
         self.params: list[Tensor] = []
         self.anchors: list[Tensor] = []
         self.levels: list[float] = []
@@ -98,6 +103,8 @@ class Rollback:
         self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
         self.num_rolled_back = 0
+        #: Number of the shard where the parameters are plain tensors cut by something that torch does not tell of.
+        self.shard = 0
         self._batches: list[_Batch] | None = None
         self._active: tuple[bool, ...] = ()
         self._handles: list[Any] = []
@@ -213,7 +220,8 @@ class Rollback:
             found_inf = None
         self.num_rolled_back = 0
         batches = self._plan()
-        if any(batch.params[0].dtype in LOW_PRECISION for batch in batches):
+        # Not by what has a gradient here: all ranks of a sharded model must count alike.
+        if any(p.dtype in LOW_PRECISION for p in self.levels):
             self._dither.next_step()
         for batch in batches:
             self._roll_back(batch, ratios, found_inf)
@@ -225,12 +233,16 @@ class Rollback:
 
     def _roll_back(self, batch: _Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None) -> None:
         params, anchors = batch.params, batch.anchors
+        if batch.spread:
+            params, anchors = [local(p) for p in params], [local(a) for a in anchors]
+            if not any(p.numel() for p in params):
+                return
         rates = [ratios[g] for g in batch.groups]
         low = params[0].dtype in LOW_PRECISION
         if any(isinstance(rate, Tensor) for rate in rates) or (low and found_inf is not None):
             scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
             strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
-            self._one_by_one(params, anchors, strengths)
+            self._one_by_one(params, anchors, strengths, batch.shard)
             return
         weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
         if min(weights) <= 0.0:
@@ -243,15 +255,17 @@ class Rollback:
             found_inf = found_inf.to(params[0].device, non_blocking=True)
             kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
         elif low or self.form == 'single_tensor':
-            self._one_by_one(params, anchors, weights)
+            self._one_by_one(params, anchors, weights, batch.shard)
         elif params[0].device.type == 'cpu':
             kernels.fused(params, anchors, weights, dense=batch.dense)
         else:
             kernels.foreach(params, anchors, weights)
 
-    def _one_by_one(self, params: list[Tensor], anchors: list[Tensor], weights: Sequence[float | Tensor]) -> None:
+    def _one_by_one(
+        self, params: list[Tensor], anchors: list[Tensor], weights: Sequence[float | Tensor], shard: int
+    ) -> None:
         if params[0].dtype in LOW_PRECISION:
-            stochastic(params, anchors, weights, self._dither.generator(params[0].device))
+            stochastic(params, anchors, weights, self._dither.generator(params[0].device, shard))
         else:
             kernels.single_tensor(params, anchors, weights)
 
@@ -269,8 +283,11 @@ class Rollback:
                     name = self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
                     raise ValueError(f'{name} has a sparse gradient, which rollback does not take: use sparse=False')
                 anchor = self._store[param]
-                dense = _is_dense(param) and param.stride() == anchor.stride()
-                batch = batches.setdefault((param.device, param.dtype, dense), _Batch(dense))
+                here = local(param)
+                dense = _is_dense(here) and here.stride() == local(anchor).stride()
+                spread, shard = is_spread(param), self.shard + shard_index(param)
+                key = (here.device, here.dtype, dense, spread, shard)
+                batch = batches.setdefault(key, _Batch(dense, spread, shard))
                 batch.params.append(param)
                 batch.anchors.append(anchor)
                 batch.levels.append(self.levels[param])
@@ -280,26 +297,22 @@ class Rollback:
         return self._batches
 
     @torch.no_grad()
-    def discrepancy(self, parts: Mapping[K, Sequence[Tensor]]) -> dict[K, float]:
+    def discrepancy(
+        self, parts: Mapping[K, Sequence[Tensor]], reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[K, float]:
         """Relative discrepancy ||theta - theta_0|| / ||theta_0|| of each part, with one wait for the device in all.
+
+        Of DTensors it is that of the whole tensors: every rank of their mesh must call this.
 
         Args:
             parts: Any key to its parameters; those without theta_0 are left out.
+            reduce: Sums a tensor over the ranks where each of them holds another part of the parameters, which are
+                plain tensors; every rank must call this then, with the same keys. Defaults to None.
 
         Returns:
             Key to discrepancy, dimensionless; parts without any theta_0 are left out. 0 / 0 is 0.
         """
-        keys, sums = [], []
-        for key, params in parts.items():
-            kept = [p for p in params if self._store is not None and p in self._store and p.numel()]
-            if not kept or self._store is None:
-                continue
-            keys.append(key)
-            sums.append(torch.stack([_squares(p, self._store[p]).to(kept[0].device) for p in kept]).sum(0))
-        if not sums:
-            return {}
-        values = torch.stack([s.to(sums[0].device) for s in sums]).sqrt().tolist()
-        return {key: d / t if t else (float('inf') if d else 0.0) for key, (d, t) in zip(keys, values, strict=True)}
+        return {} if self._store is None else relative_discrepancy(self._store, parts, reduce)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -309,11 +322,3 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _nobody() -> None:
     return None
-
-
-def _squares(param: Tensor, anchor: Tensor) -> Tensor:
-    """(||theta - theta_0||^2, ||theta_0||^2), in float32 at least."""
-    dtype = torch.promote_types(param.dtype, torch.float32)
-    anchor = anchor.to(dtype)
-    both = torch.stack([torch.linalg.vector_norm(param.to(dtype) - anchor), torch.linalg.vector_norm(anchor)])
-    return both.double().square() if both.device.type != 'mps' else both.square()

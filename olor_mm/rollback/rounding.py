@@ -30,6 +30,8 @@ _CHUNK, _CHUNK_ON_DEVICE = 2**18, 2**24
 
 # Spreads consecutive counts over the seeds, away from the small ones that users choose.
 _SPREAD, _SEEDS = 0x9E3779B97F4A7C15, 2**63
+# And those of different shards.
+_APART = 0x2545F4914F6CDD1D
 
 
 class Dither:
@@ -41,7 +43,7 @@ class Dither:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._generators: dict[torch.device, torch.Generator] = {}
+        self._generators: dict[tuple[torch.device, int], torch.Generator] = {}
 
     def next_step(self) -> None:
         """Count a step and begin its random numbers."""
@@ -49,14 +51,14 @@ class Dither:
         group[COUNT_KEY] = int(group.get(COUNT_KEY, 0)) + 1
         self._generators.clear()
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of this step on ``device``."""
-        if device not in self._generators:
+    def generator(self, device: torch.device, shard: int = 0) -> torch.Generator:
+        """The generator of this step on ``device``, for the shard of that number of tensors that are cut in shards."""
+        if (device, shard) not in self._generators:
             count = self.optimizer.param_groups[0][COUNT_KEY]
             generator = torch.Generator(device)
-            generator.manual_seed(count * _SPREAD % _SEEDS)
-            self._generators[device] = generator
-        return self._generators[device]
+            generator.manual_seed((count * _SPREAD + shard * _APART) % _SEEDS)
+            self._generators[device, shard] = generator
+        return self._generators[device, shard]
 
     def clear(self) -> None:
         """Take the count out of the optimizer."""

@@ -1,0 +1,208 @@
+"""FSDP through FlexibleRunner: the weights of the unsharded run, theta_0 in shards, checkpoints, resume."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('torch.distributed.fsdp')
+
+from olor_mm.engine import FSDPStrategy
+
+from ._ranks import on_ranks
+from ._replicas import SmoothModel, replica, replica_config, state_of
+from ._sharded import ROLLBACK, WRAPPER, saved, sharded_config, sharded_run, shards_of
+from ._toy import make_runner
+
+#: Rounding of sums in another order, grown over 9 steps in float64.
+TOLERANCE = 1e-12
+PRETRAINED = {'type': 'Pretrained', 'checkpoint': 'FILE'}
+
+
+def plain(work_dir, world=1, **overrides):
+    config = replica_config(work_dir, world, rollback=ROLLBACK, **overrides)
+    config.optim_wrapper.update(WRAPPER)
+    config.default_hooks.logger.interval = 1
+    return config
+
+
+def scalars(work_dir):
+    lines = [
+        json.loads(line) for file in Path(work_dir).rglob('scalars.json') for line in file.read_text().splitlines()
+    ]
+    return {
+        line['step']: {k: v for k, v in line.items() if k.startswith('rollback/discrepancy')}
+        for line in lines
+        if 'rollback/discrepancy' in line
+    }
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    """One process, no wrapper: its final checkpoint, and its log."""
+    folder = tmp_path_factory.mktemp('run of one process')
+    runner = make_runner(plain(folder))
+    runner.train()
+    return folder, saved(folder / 'epoch_3.pth')[0], state_of(runner)
+
+
+def ddp(rank, work_dir):
+    runner = replica(plain(work_dir, 2))
+    runner.train()
+    return state_of(runner)['weights']
+
+
+def through(rank, work_dir, options, world=2):
+    """Uninterrupted, and resumed from the middle."""
+    config = sharded_config(str(Path(work_dir, 'whole')), world, **options)
+    whole = shards_of(sharded_run(config))
+    middle = str(Path(work_dir, 'whole', 'epoch_2.pth'))
+    again = sharded_config(str(Path(work_dir, 'again')), world, **options)
+    return whole, shards_of(sharded_run(again, resume=True, load_from=middle))
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, dict):
+            equal(value, other[key])
+        else:
+            assert torch.equal(value, other[key]), key
+
+
+def close(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(value, other[key], rtol=0, atol=TOLERANCE, msg=key)
+
+
+@pytest.mark.parametrize('blocks', [True, False])
+@pytest.mark.parametrize('state', ['full', 'local'])
+def test_weights_and_a_resume(state, blocks, alone, tmp_path):
+    ranks = on_ranks(2, through, str(tmp_path), {'state': state, 'blocks': blocks})
+    for whole, resumed in ranks:
+        equal(whole, resumed)
+    # Something is missing on each rank, and theta_0 is cut as the weights are.
+    for whole, _ in ranks:
+        assert any(not value.numel() for value in whole['weights'].values())
+        assert all(value.shape == whole['weights'][name].shape for name, value in whole['theta_0'].items())
+    if state == 'full':
+        found, _ = saved(tmp_path / 'whole' / 'epoch_3.pth')
+        close(found, alone[1])
+        again, _ = saved(tmp_path / 'again' / 'epoch_3.pth')
+        equal(found, again)
+    whole_weights = {
+        name: torch.cat([whole['weights'][name].flatten() for whole, _ in ranks]) for name in alone[2]['weights']
+    }
+    close(whole_weights, {name: value.flatten() for name, value in alone[2]['weights'].items()})
+    expected = scalars(alone[0])
+    logged = scalars(tmp_path / 'whole')
+    assert logged.keys() == expected.keys()
+    for step, values in expected.items():
+        assert logged[step] == pytest.approx(values, rel=1e-9)
+
+
+def test_weights_are_those_of_ddp(alone, tmp_path):
+    for weights in on_ranks(2, ddp, str(tmp_path)):
+        close(weights, alone[2]['weights'])
+
+
+def from_plain(rank, work_dir, file):
+    return shards_of(sharded_run(sharded_config(work_dir), resume=True, load_from=file))
+
+
+def test_a_run_moves_between_fsdp_and_one_process(alone, tmp_path):
+    """Full checkpoints are those of an unsharded run."""
+    on_ranks(2, from_plain, str(tmp_path / 'sharded'), str(alone[0] / 'epoch_1.pth'))
+    found, checkpoint = saved(tmp_path / 'sharded' / 'epoch_3.pth')
+    close(found, alone[1])
+    assert checkpoint['optimizer']['rollback'] == saved(alone[0] / 'epoch_3.pth')[1]['optimizer']['rollback']
+    middle = str(tmp_path / 'sharded' / 'epoch_2.pth')
+    runner = make_runner(plain(tmp_path / 'plain'), resume=True, load_from=middle)
+    runner.train()
+    close(state_of(runner)['weights'], alone[2]['weights'])
+    assert all(torch.equal(value, alone[2]['theta_0'][name]) for name, value in state_of(runner)['theta_0'].items())
+
+
+def test_other_numbers_of_processes(alone, tmp_path):
+    """Full checkpoints fit, shards are refused."""
+    on_ranks(2, save_both, str(tmp_path))
+    (text,) = on_ranks(1, resume_alone, str(tmp_path))
+    assert 'holds the shards of 2 processes, and this run has 1' in text
+    assert "state_dict_cfg='full'" in text
+    close(saved(tmp_path / 'one' / 'epoch_3.pth')[0], alone[1])
+
+
+def save_both(rank, work_dir):
+    for state in ('full', 'sharded'):
+        sharded_run(sharded_config(str(Path(work_dir, state)), state=state))
+
+
+def resume_alone(rank, work_dir):
+    file = str(Path(work_dir, 'full', 'epoch_2.pth'))
+    sharded_run(sharded_config(str(Path(work_dir, 'one')), 1), resume=True, load_from=file)
+    folder = str(Path(work_dir, 'sharded', 'epoch_2.pth'))
+    with pytest.raises(ValueError, match='resume with as many') as error:
+        sharded_run(sharded_config(str(Path(work_dir, 'two')), 1, state='local'), resume=True, load_from=folder)
+    return str(error.value)
+
+
+#: Where theta_0 comes from: rollback, other parts of the config.
+SOURCES = {
+    'anchor': ({'anchor': 'FILE'}, {}),
+    'load_from': ({}, {'load_from': 'FILE'}),
+    'loaded': ({'roots': 'loaded'}, {'load_from': 'FILE'}),
+    'init_cfg': ({'roots': 'loaded'}, {'model': {'type': 'SmoothModel', 'init_cfg': PRETRAINED}}),
+    'anchor of init_cfg': ({'anchor': 'init_cfg'}, {'model': {'type': 'SmoothModel', 'init_cfg': PRETRAINED}}),
+}
+
+
+def from_sources(rank, work_dir, file):
+    found = {}
+    for name, (rollback, options) in SOURCES.items():
+        text = repr(({**ROLLBACK, **rollback}, options)).replace('FILE', file)
+        rollback, options = ast.literal_eval(text)
+        config = sharded_config(str(Path(work_dir, name)), rollback=rollback, wrapper={}, **options)
+        config.train_cfg.max_epochs = 1
+        found[name] = shards_of(sharded_run(config))['theta_0']
+    return found
+
+
+def test_theta_0_from_a_file_and_from_what_was_loaded(tmp_path):
+    torch.manual_seed(5)
+    weights = {k: torch.randn_like(v) for k, v in SmoothModel().state_dict().items()}
+    weights['head.weight'] = torch.zeros(5, 8, dtype=torch.float64)
+    file = tmp_path / 'pre trained.pth'
+    torch.save({'state_dict': {f'module.{k}': v for k, v in weights.items()}}, file)
+    ranks = on_ranks(2, from_sources, str(tmp_path), str(file))
+    for name in SOURCES:
+        whole = {k: torch.cat([rank[name][k].flatten() for rank in ranks]) for k in ranks[0][name]}
+        assert whole
+        assert all(torch.equal(value, weights[k].flatten()) for k, value in whole.items()), name
+        # The deepest layer has level 0 here: the head, where that counts too.
+        assert ('backbone.branch.bias' in whole) == (name in ('loaded', 'init_cfg'))
+        assert not {'head.weight', 'head.bias'} & whole.keys()
+
+
+def test_what_is_refused(tmp_path):
+    config = sharded_config(str(tmp_path))
+    config.strategy.model_wrapper.use_orig_params = False
+    with pytest.raises(ValueError, match=r'use_orig_params=False .* set it to True'):
+        FSDPStrategy(**{k: v for k, v in config.strategy.items() if k != 'type'})
+
+
+def foreign(rank, work_dir):
+    config = sharded_config(work_dir)
+    config.strategy.type = 'FSDPStrategy'
+    config.strategy.model_wrapper.device_id = torch.device('cpu')
+    torch.distributed.init_process_group('gloo')
+    with pytest.raises(ValueError, match='wrapped in FullyShardedDataParallel before') as error:
+        sharded_run(config)
+    return str(error.value)
+
+
+def test_mmengines_own_strategy_is_refused(tmp_path):
+    (text,) = on_ranks(1, foreign, str(tmp_path))
+    assert "strategy=dict(type='olor_mm.FSDPStrategy'" in text
