@@ -205,6 +205,7 @@ def test_an_inner_constructor_that_ignores_the_wrapper_type_is_an_error():
 @pytest.mark.parametrize('imported', ['olor_mm', 'olor_mm.engine', None])
 @pytest.mark.parametrize('scope', ['mmengine', 'mmdet'])
 def test_names_are_found(imported, scope):
+    pytest.importorskip(scope)
     prefix = '' if imported else 'olor_mm.'
     code = f"""
 from mmengine.config import Config

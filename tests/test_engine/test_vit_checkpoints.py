@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmpretrain.models import VisionTransformer as PretrainViT
-from mmseg.models.backbones import VisionTransformer as SegViT
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from olor_mm.engine.sources import anchors_of_file
 from olor_mm.engine.vit_checkpoints import plain_address, scheme_for, to_mmpretrain, to_mmseg
+
+PretrainViT = pytest.importorskip('mmpretrain.models').VisionTransformer
+SegViT = pytest.importorskip('mmseg.models.backbones').VisionTransformer
 
 DIM, DEPTH, HEADS, SIZE, PATCH = 24, 3, 3, 32, 8
 ARCH = dict(embed_dims=DIM, num_layers=DEPTH, num_heads=HEADS, feedforward_channels=4 * DIM)
