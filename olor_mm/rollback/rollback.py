@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from . import kernels
 from ._shards import is_spread, local, shard_index
+from ._step_hooks import hold_step, release_step
 from .anchor import ON_MISSING, AnchorStore, anchors_from_file
 from .discrepancy import relative_discrepancy
 from .penalty import check_level
@@ -108,6 +109,7 @@ class Rollback:
         self._batches: list[_Batch] | None = None
         self._active: tuple[bool, ...] = ()
         self._handles: list[Any] = []
+        self._held: Any = None
         self._store: AnchorStore | None = None
         self._dither = Dither(optimizer)
         given = self._read_anchor(anchor)
@@ -118,6 +120,7 @@ class Rollback:
         _attached[optimizer] = weakref.ref(self)
         on_missing = 'current' if anchor == 'current' else 'error'
         self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing)
+        self._held = hold_step(optimizer)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -191,6 +194,7 @@ class Rollback:
             handle.remove()
         self._handles = []
         if self._store is not None:
+            release_step(self.optimizer, self._held)
             self._store.clear()
             self._dither.clear()
             _attached.pop(self.optimizer, None)
