@@ -17,7 +17,7 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 # Of use in a checkout only: they make its environment.
-LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', 'setup_env.py', '_setup', 'work_dirs')
+LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', 'setup_env.py', '_setup', 'matrix.py', '_matrix', 'work_dirs')
 
 
 def copy_mim(package: Path) -> None:

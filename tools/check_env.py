@@ -19,6 +19,7 @@ LINT = ('ruff', 'mypy')
 NEEDS = {
     'opencv': ('cv2',),
     'mmcv': ('torch', 'mmcv'),
+    'core': ('torch', 'torchvision', 'cv2', 'mmengine', *TESTS),
     'demo': RUNTIME,
     'test': RUNTIME + TESTS,
     'lint': LINT,

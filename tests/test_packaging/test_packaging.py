@@ -33,6 +33,8 @@ NOT_COPIED = shutil.ignore_patterns(
     '.*_cache',
     '.hypothesis',
 )
+# They make environments for a checkout, and stay there.
+MAKERS = ('tools/_setup/', 'tools/setup_env.py', 'tools/_matrix/', 'tools/matrix.py')
 CONFIG = 'packaging_probe.py'
 
 
@@ -92,7 +94,7 @@ def mim_files(root: Path) -> set[str]:
     """What `.mim` should hold, from the checkout itself."""
     files = [path for name in ('configs', 'tools') for path in (root / name).rglob('*') if path.is_file()]
     kept = (path.relative_to(root).as_posix() for path in files if path.suffix != '.pyc')
-    shipped = {name for name in kept if not name.startswith(('tools/_setup/', 'tools/setup_env.py'))}
+    shipped = {name for name in kept if not name.startswith(MAKERS)}
     return {f'olor_mm/.mim/{name}' for name in shipped | {'model-index.yml'}}
 
 

@@ -51,7 +51,7 @@ def steps() -> list[Step]:
         Step('openmmlab', 'mmengine, mmdet, mmseg, mmpretrain', (REQUIREMENTS / 'openmmlab.txt',), _openmmlab),
         Step('openmim', 'mim', (REQUIREMENTS / 'mim.txt',), _openmim),
         Step('mmcv', 'mmcv with its operators (compiled once, 5 to 15 minutes)', (REQUIREMENTS / 'mmcv.txt',), _mmcv),
-        Step('olor_mm', 'olor_mm itself, from this checkout', (), _olor_mm),
+        Step('olor_mm', 'olor_mm itself, from this checkout', (), use_checkout),
         Step('check', 'check of the whole', (CHECKER, *sorted(REQUIREMENTS.glob('*.txt'))), _check),
     ]
 
@@ -78,12 +78,12 @@ def _packages(environment: Environment) -> None:
 def _opencv(environment: Environment) -> None:
     """Only the headless build: two of them share the folder cv2/, and removing one breaks the other."""
     others = [name for name in OPENCVS if name in environment.installed()]
-    if not others and not _problems(environment, 'opencv'):
+    if not others and not problems_of(environment, 'opencv'):
         return
     remove = [str(environment.python), '-m', 'pip', 'uninstall', '-y', *others, 'opencv-python-headless']
     environment.run('opencv', remove, 'removing the other builds of opencv')
     environment.pip_install('opencv', 'opencv-python-headless', '--no-deps', '-c', str(CONSTRAINTS))
-    problems = _problems(environment, 'opencv')
+    problems = problems_of(environment, 'opencv')
     if problems:
         raise SetupError(f'opencv does not import: {problems}')
 
@@ -98,13 +98,13 @@ def _mmcv(environment: Environment) -> None:
     anew = ['--no-cache-dir', '--force-reinstall', '--no-binary', 'mmcv']
     built_for = environment.stamp('mmcv').get('torch', '')
     if built_for in ('', environment.installed().get('torch')):
-        environment.pip_install('mmcv', *arguments, **_build_env(environment))
-        problems = _problems(environment, 'mmcv')
+        environment.pip_install('mmcv', *arguments, **build_env(environment))
+        problems = problems_of(environment, 'mmcv')
         if not problems:
             return
         print(f'      {problems}\n      compiling it anew', flush=True)
-    environment.pip_install('mmcv', *arguments, *anew, **_build_env(environment))
-    problems = _problems(environment, 'mmcv')
+    environment.pip_install('mmcv', *arguments, *anew, **build_env(environment))
+    problems = problems_of(environment, 'mmcv')
     if problems:
         raise SetupError(
             f'mmcv was built, but not as needed. {problems}\n'
@@ -113,7 +113,8 @@ def _mmcv(environment: Environment) -> None:
         )
 
 
-def _build_env(environment: Environment) -> dict[str, str]:
+def build_env(environment: Environment) -> dict[str, str]:
+    """The variables that make mmcv compile its operators, as many files at a time as this machine can take."""
     env = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': os.environ.get('MAX_JOBS', str(build_jobs()))}
     question = (
         'import torch\nfrom torch.utils.cpp_extension import CUDA_HOME\n'
@@ -137,7 +138,7 @@ def _openmim(environment: Environment) -> None:
     environment.pip_install('openmim', '--no-deps', *_requirements('mim'))
 
 
-def _olor_mm(environment: Environment) -> None:
+def use_checkout(environment: Environment) -> None:
     """By a .pth file: a distribution's folder is where mmengine looks for the bases of a new-style config, and that of
     pip's editable mode is site-packages, where there are none of ours. Without one it asks Python, which knows.
     """
@@ -148,7 +149,7 @@ def _olor_mm(environment: Environment) -> None:
 
 
 def _check(environment: Environment) -> None:
-    problems = _problems(environment, 'all')
+    problems = problems_of(environment, 'all')
     if problems:
         raise SetupError(f'the environment is complete but does not work: {problems}')
     answer = environment.ask('-m', 'pip', 'check')
@@ -158,7 +159,8 @@ def _check(environment: Environment) -> None:
         print('      pip check: ' + '\n      pip check: '.join(unmet), flush=True)
 
 
-def _problems(environment: Environment, need: str) -> str:
+def problems_of(environment: Environment, need: str) -> str:
+    """What the environment lacks for ``need``, in one line; empty where it lacks nothing."""
     answer = environment.ask(str(CHECKER), '--need', need)
     if answer.returncode == 0:
         return ''
