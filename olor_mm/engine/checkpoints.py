@@ -20,6 +20,7 @@ from olor_mm.registry import HOOKS
 from .finite import LossWatch, check_weights
 from .integrity import last_complete
 from .loading import load_from_local
+from .saved import changed_statement, warn
 
 __all__ = ['CheckpointNotSavedError', 'DurableCheckpointHook']
 
@@ -79,6 +80,16 @@ class DurableCheckpointHook(CheckpointHook):
         super().before_train(runner)
         self.file_backend: Any = _KeepsForNow(self.file_backend, self._superseded)
         self._remove_leftovers()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Say so where a resumed run does not get the schedule of its config: MMEngine does not."""
+        if not runner._resume:
+            return
+        cfg = (checkpoint.get('meta') or {}).get('cfg')
+        changed = changed_statement('param_scheduler', cfg, runner.cfg.pretty_text)
+        if changed is not None:
+            told = "param_scheduler is {1} in the config, but the checkpoint's {0} goes on, as MMEngine resumes it"
+            warn([told.format(*changed)])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -25,11 +25,13 @@ class LoadLedger:
     Attributes:
         delivered: Parameter to where it came from: a file, or 'a state dict' where that is not known.
         mismatched: Parameter to the shape that a checkpoint had for it.
+        reached: Where everything came from that was loaded into the model, whether any of it fitted or not.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.delivered: dict[Tensor, str] = {}
         self.mismatched: dict[Tensor, tuple[int, ...]] = {}
+        self.reached: set[str] = set()
         #: Grows with every module that a checkpoint reaches.
         self.version = 0
         self._own = set(model.parameters())
@@ -50,18 +52,23 @@ class LoadLedger:
         """Take over what another ledger of the same model has recorded."""
         self.delivered.update(other.delivered)
         self.mismatched.update(other.mismatched)
+        self.reached |= other.reached
         self.version += other.version
 
     def see(self, module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
         """Record what ``state_dict`` holds for the parameters that ``module`` itself owns."""
+        source = loading.last_loaded() or 'a state dict'
         for name, param in module.named_parameters(recurse=False):
-            value = state_dict.get(prefix + name)
             # A deep copy of the model, such as EMAHook's, carries this hook too.
-            if not isinstance(value, Tensor) or param not in self._own:
+            if param not in self._own:
+                continue
+            self.reached.add(source)
+            value = state_dict.get(prefix + name)
+            if not isinstance(value, Tensor):
                 continue
             self.version += 1
             if value.shape == param.shape:
-                self.delivered[param] = loading.last_loaded() or 'a state dict'
+                self.delivered[param] = source
                 self.mismatched.pop(param, None)
             else:
                 self.mismatched[param] = tuple(value.shape)

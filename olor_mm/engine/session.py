@@ -13,7 +13,7 @@ from olor_mm.layers import LayerTable, assign_layers, canonical_name
 from olor_mm.rollback import ANCHOR_KEY, MissingAnchorError, Rollback
 from olor_mm.rollback.penalty import layerwise_levels
 
-from . import monitor
+from . import monitor, saved
 from .agreement import Agreement
 from .ledger import LoadLedger
 from .report import format_left_alone, format_report, format_unmatched
@@ -56,6 +56,7 @@ class RollbackSession:
         self._resumed = False
         # FlexibleRunner's strategies initialise the model, init_cfg included, before the wrapper is built: unseen here.
         self._initialised_before = any(getattr(module, 'is_init', False) for module in model.modules())
+        self._saved: Mapping[str, Any] | None = None
         self._saved_names: list[str] | None = None
         self._started_at: int | None = None
         self.verified = False
@@ -121,15 +122,25 @@ class RollbackSession:
     # ---------------------------------------------------------------- loading and saving
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved beside the optimizer's state: the names of what is pulled back. theta_0 is in that state."""
+        """What is saved beside the optimizer's state: what is pulled back, and how. theta_0 is in that state."""
         levels = self.rollback.levels if self.rollback is not None else {}
-        return {'names': sorted(name for name, p in self.names.items() if p in levels)}
+        return saved.describe(self.settings, {name: levels[p] for name, p in self.names.items() if p in levels})
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Note that the optimizer's state came from a checkpoint; ``state`` is None where that had no rollback."""
         self._resumed = True
         self._started_at = None
+        self._saved = state
         self._saved_names = list(state['names']) if state else None
+
+    def check_model(self, optimizer: Optimizer) -> None:
+        """See that what was loaded to go on from is of this model, before the optimizer's state is loaded.
+
+        Raises:
+            WrongCheckpointError: If it is not.
+        """
+        if self.settings.max_level > 0:
+            saved.check_model(self.names, self.model, self.ledger, optimizer)
 
     # ---------------------------------------------------------------- starting
 
@@ -144,6 +155,9 @@ class RollbackSession:
             MissingAnchorError: If the run goes on from a checkpoint that has no theta_0, and ``anchor`` is not set.
             ValueError: If ``roots='loaded'`` and nothing was loaded, or the file of ``anchor`` does not fit.
         """
+        if resumed and not self._resumed:
+            # The checkpoint has no optimizer's state: load_state_dict was not called.
+            self.check_model(optimizer)
         self._resumed = self._resumed or resumed
         if self._started_at == self.ledger.version:
             return
@@ -175,6 +189,9 @@ class RollbackSession:
             origin += self._left_alone()
             sizes = self.shards.sizes if self.shards is not None else None
             print_log(format_report(self.layers, self._covered(), self.levels, origin, sizes), logger='current')
+        if self._saved is not None:
+            saved.warn(saved.changes(self._saved, self.state_dict()))
+            self._saved = None
         if not self._resumed and not self._initialised_before and self.settings.anchor in (None, 'current'):
             self._warn_of_random_theta_0()
         if self.settings.log:

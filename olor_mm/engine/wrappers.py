@@ -11,6 +11,7 @@ from torch import nn
 
 from olor_mm.registry import OPTIM_WRAPPERS
 
+from .saved import changed_rates, initial_rates, warn
 from .session import RollbackSession
 
 __all__ = ['AmpOLOROptimWrapper', 'ApexOLOROptimWrapper', 'OLOROptimWrapper', 'RollbackMixin', 'promote']
@@ -85,7 +86,10 @@ class RollbackMixin:
         """Load the wrapper's state; theta_0 is part of the optimizer's."""
         state_dict = dict(state_dict)
         saved = state_dict.pop('rollback', None)
+        self.rollback_session.check_model(self.optimizer)
+        rates = initial_rates(self.optimizer)
         super().load_state_dict(state_dict)  # type: ignore[misc]
+        warn(changed_rates(rates, initial_rates(self.optimizer)))
         self.rollback_session.load_state_dict(saved)
 
 
