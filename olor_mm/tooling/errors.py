@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from urllib.error import URLError
 
-__all__ = ['InputError', 'explain', 'run_command', 'speaks']
+from .signals import EXIT_TERMINATED, Terminated
+
+__all__ = ['InputError', 'explain', 'run_command', 'say', 'speaks']
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -50,18 +52,21 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | 
         argv: Those arguments. Defaults to None: the arguments of this process.
 
     Returns:
-        0; 2 after a mistake in the input; 130 after Ctrl-C. Any other exception is passed on.
+        0; 2 after a mistake in the input; 130 after Ctrl-C; 143 after SIGTERM. Any other exception is passed on.
     """
     try:
         command(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt as interrupt:
-        _print(str(interrupt) or 'interrupted')
+        say(str(interrupt) or 'interrupted')
         return EXIT_INTERRUPTED
+    except Terminated as end:
+        say(str(end) or 'terminated')
+        return EXIT_TERMINATED
     except Exception as error:
         explained = explain(error)
         if explained is None:
             raise
-        _print(f'error: {explained}')
+        say(f'error: {explained}')
         return EXIT_INPUT_ERROR
     return 0
 
@@ -95,7 +100,8 @@ def _raised_by_olor_mm(traceback: TracebackType | None) -> bool:
     return operation == 'RAISE_VARARGS' and _PACKAGE in Path(code.co_filename).resolve().parents
 
 
-def _print(text: str) -> None:
+def say(text: str) -> None:
+    """Print to stderr, once for each machine."""
     if speaks():
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)

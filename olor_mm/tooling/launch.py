@@ -22,10 +22,11 @@ from . import evaluation, settings
 from .data_checks import check_data
 from .data_root import move_data_root
 from .distributed import prepare_launch, require_accelerator
-from .errors import InputError
+from .errors import InputError, say
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
 from .resume import WARNING
+from .signals import Terminated, terminable
 from .weights import check_file, check_weights
 
 __all__ = ['test', 'train']
@@ -40,6 +41,7 @@ def train(argv: Sequence[str]) -> None:
     Raises:
         InputError: If something in the config, the data or the weights is the user's to mend.
         KeyboardInterrupt: On Ctrl-C, with a text that says how to go on.
+        Terminated: On SIGTERM, likewise.
     """
     args = train_parser().parse_args(argv)
     cfg, notes = _configure(args)
@@ -61,9 +63,12 @@ def train(argv: Sequence[str]) -> None:
     check_vit_names(cfg)
     runner = _build_runner(cfg, notes)
     try:
-        runner.train()
+        with terminable(last_words=lambda: say(_how_to_resume(cfg, argv, 'terminated'))):
+            runner.train()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_resume(cfg, argv)) from None
+        raise KeyboardInterrupt(_how_to_resume(cfg, argv, 'interrupted')) from None
+    except Terminated:
+        raise Terminated(_how_to_resume(cfg, argv, 'terminated')) from None
 
 
 def test(argv: Sequence[str]) -> None:
@@ -169,14 +174,14 @@ def _mappings(node: Any) -> list[Any]:
     return []
 
 
-def _how_to_resume(cfg: Config, argv: Sequence[str]) -> str:
+def _how_to_resume(cfg: Config, argv: Sequence[str], how: str) -> str:
     try:
         latest = settings.latest_checkpoint(cfg.work_dir)
     except InputError:
         latest = None
     if latest is None:
-        return f'interrupted before the first checkpoint: nothing in {cfg.work_dir} to resume from'
-    text = f'interrupted; the last checkpoint is {latest}\nto resume, give the same command with --resume'
+        return f'{how} before the first checkpoint: nothing in {cfg.work_dir} to resume from'
+    text = f'{how}; the last checkpoint is {latest}\nto resume, give the same command with --resume'
     if cfg.launcher != 'none':
         # These are the arguments that a launcher made up, not those that the user gave.
         return text

@@ -18,8 +18,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from .errors import EXIT_INPUT_ERROR, EXIT_INTERRUPTED
+from .signals import EXIT_TERMINATED
 
 __all__ = ['launcher_arguments', 'main']
+
+_EXITS = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 
 def launcher_arguments(processes: str, environ: Mapping[str, str]) -> list[str]:
@@ -50,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     """Start the processes and wait for them.
 
     Returns:
-        0; 2 if a rank refused its input; 130 after Ctrl-C. Other failures raise torchrun's own error.
+        0; 2 if a rank refused its input; 130 after Ctrl-C; 143 after SIGTERM; 128 and the signal's number where a
+        rank was killed. Other failures raise torchrun's own error.
     """
     try:
         arguments = launcher_arguments(argv[0] if argv else '', os.environ)
@@ -60,14 +64,28 @@ def main(argv: Sequence[str]) -> int:
     try:
         torchrun([*arguments, *argv[1:]])
     except ChildFailedError as error:
-        if error.get_first_failure()[1].exitcode not in (EXIT_INPUT_ERROR, EXIT_INTERRUPTED):
+        rank, failure = error.get_first_failure()
+        code = int(failure.exitcode)
+        if code in (EXIT_INPUT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED):
+            return code
+        if code >= 0:
             raise
-        return int(error.get_first_failure()[1].exitcode)
+        print(f'error: {_killed(rank, -code)}', file=sys.stderr)
+        return 128 - code
     except (KeyboardInterrupt, SignalException) as error:
-        if getattr(error, 'sigval', signal.SIGINT) != signal.SIGINT:
+        received = getattr(error, 'sigval', signal.SIGINT)
+        if received not in _EXITS:
             raise
-        return EXIT_INTERRUPTED
+        return _EXITS[received]
     return 0
+
+
+def _killed(rank: int, number: int) -> str:
+    cause = ', as the system does where memory runs out' if number == signal.SIGKILL else ''
+    return (
+        f'the process of rank {rank} was ended by {signal.Signals(number).name}{cause}; the others have been stopped\n'
+        '  no checkpoint is damaged: to resume, give the same command with --resume'
+    )
 
 
 def _free_port() -> int:

@@ -118,7 +118,8 @@ def test_a_run_moves_between_fsdp_and_one_process(alone, tmp_path):
     on_ranks(2, from_plain, str(tmp_path / 'sharded'), str(alone[0] / 'epoch_1.pth'))
     found, checkpoint = saved(tmp_path / 'sharded' / 'epoch_3.pth')
     close(found, alone[1])
-    assert checkpoint['optimizer']['rollback'] == saved(alone[0] / 'epoch_3.pth')[1]['optimizer']['rollback']
+    told = saved(alone[0] / 'epoch_3.pth')[1]['optimizer']['rollback']
+    assert checkpoint['optimizer']['rollback'] == {**told, 'world_size': 2}
     middle = str(tmp_path / 'sharded' / 'epoch_2.pth')
     runner = make_runner(plain(tmp_path / 'plain'), resume=True, load_from=middle)
     runner.train()

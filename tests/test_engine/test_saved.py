@@ -99,8 +99,8 @@ def test_other_settings_are_told_and_hold(first, change, says, tmp_path):
 
 def test_more_roots_have_no_theta_0(first, tmp_path):
     with pytest.raises(MissingAnchorError, match=r'2 of 12 parameters.*head\.'):
-        resume(tmp_path, first, rollback={**ROLLBACK, 'roots': ('backbone', 'head')})
-    log = resume(tmp_path, first, rollback={**ROLLBACK, 'roots': ('backbone', 'head'), 'anchor': 'current'})
+        resume(tmp_path / 'a', first, rollback={**ROLLBACK, 'roots': ('backbone', 'head')})
+    log = resume(tmp_path / 'b', first, rollback={**ROLLBACK, 'roots': ('backbone', 'head'), 'anchor': 'current'})
     assert 'pulled back from now on: head.bias, head.weight' in log
 
 
