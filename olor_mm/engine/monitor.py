@@ -8,6 +8,8 @@ from mmengine.visualization import Visualizer
 
 __all__ = ['DISCREPANCY', 'DiscrepancyScalar', 'install']
 
+Measure = Callable[[], tuple[float, dict[str, float]]]
+
 #: Name of the scalar, as the log shows it; layers follow it as ``rollback/discrepancy/<layer>``.
 DISCREPANCY = 'rollback/discrepancy'
 
@@ -21,11 +23,13 @@ class DiscrepancyScalar(HistoryBuffer):
 
     Args:
         measure: Returns the overall discrepancy and those of the layers by label.
+        name: What it is called in the log. Defaults to ``DISCREPANCY``.
     """
 
-    def __init__(self, measure: Callable[[], tuple[float, dict[str, float]]]) -> None:
+    def __init__(self, measure: Measure, name: str = DISCREPANCY) -> None:
         super().__init__()
-        self._measure = measure
+        self.measure = measure
+        self._name = name
         self._read: tuple[int, float] | None = None
 
     def current(self) -> float:  # type: ignore[override]
@@ -33,11 +37,11 @@ class DiscrepancyScalar(HistoryBuffer):
         hub = MessageHub.get_current_instance()
         step = int(hub.get_info('iter')) + 1 if 'iter' in hub.runtime_info else 0
         if self._read is None or self._read[0] != step:
-            overall, layers = self._measure()
+            overall, layers = self.measure()
             self._read = (step, overall)
             visualizer = _visualizer()
             if layers and visualizer is not None:
-                values: dict[str, Any] = {f'{DISCREPANCY}/{label}': value for label, value in layers.items()}
+                values: dict[str, Any] = {f'{self._name}/{label}': value for label, value in layers.items()}
                 visualizer.add_scalars(values, step=step)
         return self._read[1]
 
@@ -50,6 +54,15 @@ def _visualizer() -> Visualizer | None:
         return None
 
 
-def install(measure: Callable[[], tuple[float, dict[str, float]]]) -> None:
-    """Put the scalar into the current message hub. It is not saved in checkpoints: it can be computed anew."""
-    MessageHub.get_current_instance().log_scalars[f'train/{DISCREPANCY}'] = DiscrepancyScalar(measure)
+def install(measure: Measure) -> None:
+    """Put the scalar into the current message hub. It is not saved in checkpoints: it can be computed anew.
+
+    Where a run has several wrappers with rollback, as an ``OptimWrapperDict`` has, the second to start logs
+    ``rollback/discrepancy_2``, and so on.
+    """
+    scalars = MessageHub.get_current_instance().log_scalars
+    name, number = DISCREPANCY, 1
+    while isinstance(held := scalars.get(f'train/{name}'), DiscrepancyScalar) and held.measure != measure:
+        number += 1
+        name = f'{DISCREPANCY}_{number}'
+    scalars[f'train/{name}'] = DiscrepancyScalar(measure, name)

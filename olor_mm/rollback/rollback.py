@@ -122,8 +122,9 @@ class Rollback:
         self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing)
         self._held = hold_step(optimizer)
         self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            # Traced with a compiled training step, they would be compiled anew at every change of the learning rate.
+            optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
+            optimizer.register_step_post_hook(torch.compiler.disable(self._after_step)),
         ]
 
     def _check_levels(self, levels: Mapping[Tensor, float]) -> dict[Tensor, float]:

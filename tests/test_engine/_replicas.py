@@ -16,6 +16,18 @@ GLOBAL_BATCH = 8
 ROLLBACK = {'max_level': 0.2, 'min_level': 0.02, 'power': 2}
 
 
+class SmoothBlock(nn.Module):
+    """A norm of each sample and a layer."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + torch.tanh(self.fc(self.norm(x)))
+
+
 @MODELS.register_module(force=True)
 class SmoothBackbone(BaseModule):
     """A stem, three blocks, and a branch that may be left out of a step."""
@@ -23,15 +35,13 @@ class SmoothBackbone(BaseModule):
     def __init__(self, width=8, init_cfg=None):
         super().__init__(init_cfg)
         self.patch_embed = nn.Linear(4, width)
-        self.blocks = nn.ModuleList(
-            [nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh()) for _ in range(3)]
-        )
+        self.blocks = nn.ModuleList([SmoothBlock(width) for _ in range(3)])
         self.branch = nn.Linear(width, width)
 
     def forward(self, x, branch=True):
         x = self.patch_embed(x)
         for block in self.blocks:
-            x = x + block(x)
+            x = block(x)
         return self.branch(x) if branch else x
 
 
@@ -55,7 +65,7 @@ class SmoothModel(BaseModel):
     def forward(self, inputs, target, mode='tensor'):
         inputs, target = (torch.stack(list(x)).to(self.head.weight.dtype) for x in (inputs, target))
         out = self.head(self.backbone(inputs, branch=self.calls % self.every == 0))
-        self.calls += 1
+        self.calls += int(self.every > 1)  # a constant model compiles once
         return {'loss': (out - target).square().mean()} if mode == 'loss' else out
 
 

@@ -101,12 +101,12 @@ def attempt(model, wrapper, change=None):
 
 
 def nudge(model):
-    weight = model.backbone.blocks[1][1].weight
+    weight = model.backbone.blocks[1].fc.weight
     weight[0, 0] = torch.nextafter(weight[0, 0], weight[0, 0] + 1)
 
 
 def poison(model):
-    model.backbone.blocks[0][1].bias[1] = float('nan')
+    model.backbone.blocks[0].fc.bias[1] = float('nan')
 
 
 def differing(rank, world, folder):
@@ -159,10 +159,10 @@ def test_every_difference_is_named_on_every_rank(tmp_path):
     found = ranks[0]
     assert [name for name, error in found.items() if error is None] == ['alike', 'ignored', 'same file', 'off']
     names = {
-        'weights': 'the weights of 1 of 18 parameters (backbone.blocks.1.1.weight) differ between ranks 0-1 and rank 2',
+        'weights': 'the weights of 1 of 18 parameters (backbone.blocks.1.fc.weight) differ between ranks 0-1 and',
         'frozen': 'the weights of 1 of 18 parameters (backbone.patch_embed.weight) differ',
-        'anchor': 'the theta_0 of 1 of 18 parameters (backbone.blocks.1.1.weight) differ',
-        'levels': 'the levels of 6 of 18 parameters (backbone.blocks.0.1.weight, ',
+        'anchor': 'the theta_0 of 1 of 18 parameters (backbone.blocks.1.fc.weight) differ',
+        'levels': 'the levels of 8 of 18 parameters (backbone.blocks.0.norm.weight, ',
         'roots': 'the theta_0 of 2 of 18 parameters (head.weight, head.bias) differ',
         'learning rate': 'the optimizer settings of 18 of 18 parameters (backbone.patch_embed.weight, ',
     }
@@ -203,7 +203,7 @@ def test_networks_wrapped_one_by_one():
     one, two = on_ranks(2, separate)
     assert one == two
     assert one[0] is None
-    assert 'backbone.blocks.1.1.weight' in one[1]
+    assert 'backbone.blocks.1.fc.weight' in one[1]
 
 
 def later(rank):
@@ -253,7 +253,7 @@ def test_a_stale_file_on_one_machine(tmp_path):
     files = [str(tmp_path / 'new.pth'), str(tmp_path / 'stale.pth')]
     errors = on_ranks(2, run, str(tmp_path / 'work'), files, False)
     assert errors[0] == errors[1]
-    assert 'weights of 1 of 18 parameters (backbone.blocks.1.1.weight) differ between rank 0 and rank 1' in errors[0]
+    assert 'weights of 1 of 18 parameters (backbone.blocks.1.fc.weight) differ between rank 0 and rank 1' in errors[0]
     assert 'theta_0' not in errors[0]
 
 

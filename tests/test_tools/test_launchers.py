@@ -145,7 +145,7 @@ def test_two_machines(stale: bool, tmp_path: Path, expected: dict[str, Any]) -> 
     for folder in folders:
         folder.mkdir()
         torch.save(state, folder / 'start.pth')
-        state['state_dict']['backbone.blocks.2.1.bias'][3] += 1e-9 if stale else 0
+        state['state_dict']['backbone.blocks.2.fc.bias'][3] += 1e-9 if stale else 0
     port = _free_port()
     environs = [dict(NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT=port) for rank in range(2)]
     found = _together([[TOOLS / 'dist_train.sh', config, '1']] * 2, folders, environs, tmp_path)
@@ -154,7 +154,7 @@ def test_two_machines(stale: bool, tmp_path: Path, expected: dict[str, Any]) -> 
         _check(tmp_path, 2, expected)
         return
     assert [code for code, _ in found] == [2, 2], found
-    error = 'error: the ranks do not train alike: the weights of 1 of 18 parameters (backbone.blocks.2.1.bias) differ '
+    error = 'error: the ranks do not train alike: the weights of 1 of 18 parameters (backbone.blocks.2.fc.bias) differ '
     for _, text in found:
         assert text.count(error + 'between rank 0 and rank 1') == 1
         assert 'load_from' in text[text.index(error) :]
