@@ -23,3 +23,13 @@ def grad_scaler(device: str, **options: Any) -> Any:
             return torch.cuda.amp.GradScaler(**options)
         pytest.skip(f'torch {torch.__version__} has no GradScaler for the CPU')
     return torch.amp.GradScaler(device, **options)
+
+
+def needs_fsdp_on_the_cpu(test: Any) -> Any:
+    """A mark: skips the test where torch's FSDP asks of the CPU's streams what they do not take (2.1)."""
+    try:
+        torch.cpu.Stream(priority=0)
+        runs = True
+    except TypeError:
+        runs = False
+    return pytest.mark.skipif(not runs, reason=f'FSDP of torch {torch.__version__} does not run on the CPU')(test)

@@ -10,6 +10,7 @@ import torch
 pytest.importorskip('torch.distributed.fsdp')
 
 from olor_mm.engine import FSDPStrategy
+from tests._torch import needs_fsdp_on_the_cpu
 
 from ._ranks import on_ranks
 from ._replicas import SmoothModel, replica, replica_config, state_of
@@ -78,6 +79,7 @@ def close(one, other):
         torch.testing.assert_close(value, other[key], rtol=0, atol=TOLERANCE, msg=key)
 
 
+@needs_fsdp_on_the_cpu
 @pytest.mark.parametrize('blocks', [True, False])
 @pytest.mark.parametrize('state', ['full', 'local'])
 def test_weights_and_a_resume(state, blocks, alone, tmp_path):
@@ -113,6 +115,7 @@ def from_plain(rank, work_dir, file):
     return shards_of(sharded_run(sharded_config(work_dir), resume=True, load_from=file))
 
 
+@needs_fsdp_on_the_cpu
 def test_a_run_moves_between_fsdp_and_one_process(alone, tmp_path):
     """Full checkpoints are those of an unsharded run."""
     on_ranks(2, from_plain, str(tmp_path / 'sharded'), str(alone[0] / 'epoch_1.pth'))
@@ -127,6 +130,7 @@ def test_a_run_moves_between_fsdp_and_one_process(alone, tmp_path):
     assert all(torch.equal(value, alone[2]['theta_0'][name]) for name, value in state_of(runner)['theta_0'].items())
 
 
+@needs_fsdp_on_the_cpu
 def test_other_numbers_of_processes(alone, tmp_path):
     """Full checkpoints fit, shards are refused."""
     on_ranks(2, save_both, str(tmp_path))
@@ -171,6 +175,7 @@ def from_sources(rank, work_dir, file):
     return found
 
 
+@needs_fsdp_on_the_cpu
 def test_theta_0_from_a_file_and_from_what_was_loaded(tmp_path):
     torch.manual_seed(5)
     weights = {k: torch.randn_like(v) for k, v in SmoothModel().state_dict().items()}
