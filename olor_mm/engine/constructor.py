@@ -8,6 +8,7 @@ from torch import nn
 
 from olor_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from .checks import check_inner, check_optimizer_cfg
 from .session import RollbackSession
 from .settings import RollbackSettings
 from .wrappers import RollbackMixin, promote
@@ -46,6 +47,9 @@ class OLOROptimWrapperConstructor:
         self.optim_wrapper_cfg = optim_wrapper_cfg.copy()
         self.paramwise_cfg = paramwise_cfg
         self.settings = RollbackSettings.from_cfg(self.optim_wrapper_cfg.pop('rollback', None))
+        check_inner(self.settings.inner, OLOROptimWrapperConstructor)
+        if self.settings.inner['type'] == 'DefaultOptimWrapperConstructor':
+            check_optimizer_cfg(self.optim_wrapper_cfg.get('optimizer'))
         ignored = _LAYER_DECAY & set(paramwise_cfg or {})
         if ignored and self.settings.inner['type'] == 'DefaultOptimWrapperConstructor':
             raise ValueError(

@@ -15,6 +15,7 @@ from olor_mm.rollback.penalty import layerwise_levels
 
 from . import monitor, saved
 from .agreement import Agreement
+from .checks import check_effect
 from .ledger import LoadLedger
 from .report import format_left_alone, format_report, format_unmatched
 from .settings import LOADED, RollbackSettings
@@ -84,7 +85,7 @@ class RollbackSession:
             return
         settings, covered = self.settings, self._covered()
         owned = {p for group in optimizer.param_groups for p in group['params']}
-        trained = {k: p for k, p in covered.items() if p in owned}
+        trained = {k: p for k, p in covered.items() if p in owned and (p.is_floating_point() or p.is_complex())}
         if not any(p.requires_grad for p in trained.values()):
             raise ValueError(
                 f'optim_wrapper.rollback.roots={settings.roots!r}: all {len(covered)} parameters there are frozen or '
@@ -99,6 +100,7 @@ class RollbackSession:
             settings.min_level,
             settings.power,
         )
+        check_effect(self.model, optimizer, covered, self.levels, settings)
         names = {p: name for name, p in covered.items()}
         anchor = 'current' if settings.anchor == 'current' else None
         self.rollback = Rollback(optimizer, self.levels, anchor=anchor, names=names, form=settings.form)
@@ -325,15 +327,8 @@ class RollbackSession:
                     "step is torch.optim.Optimizer's, or take the rollback out of the config"
                 )
             return
-        groups = [g for g in rollback.optimizer.param_groups if any(p in rollback.levels for p in g['params'])]
-        if not groups:
+        if not any(p in rollback.levels for group in rollback.optimizer.param_groups for p in group['params']):
             raise _trains_other_tensors(rollback.optimizer)
-        if all(group.get('initial_lr') == 0 for group in groups):
-            raise RuntimeError(
-                'the learning rate of everything below optim_wrapper.rollback.roots is 0 (lr_mult=0?), and the pull is '
-                'in proportion to it: nothing is trained and nothing pulled back there; name other roots, or another '
-                'lr_mult'
-            )
         # A rank may hold nothing of what is pulled back.
         held = any(p.requires_grad and p.numel() for p in rollback.levels)
         if rollback.num_rolled_back == 0 and held:

@@ -64,6 +64,8 @@ class RollbackSettings:
         self._check_choice('form', self.form, FORMS)
         self._check_type('log', self.log, bool, 'True or False')
         self._check_type('anchor', self.anchor, (str, type(None)), "a file, 'init_cfg', 'current' or None")
+        if self.anchor is not None and not self.anchor.strip():
+            raise ValueError(f"{_OPTION}.anchor={self.anchor!r} must be a file, 'init_cfg', 'current' or None")
         self._check_type('layer_map', self.layer_map, (Mapping, type(None)), 'a dict of patterns to layer indices')
         if not isinstance(self.inner, Mapping) or 'type' not in self.inner:
             raise ValueError(f'{_OPTION}.inner={self.inner!r} must be the config of a constructor: dict(type=...)')
@@ -72,6 +74,8 @@ class RollbackSettings:
         names = [self.roots] if isinstance(self.roots, str) else self.roots
         if not isinstance(names, Sequence) or not names or not all(isinstance(root, str) for root in names):
             raise ValueError(f"{_OPTION}.roots={self.roots!r} must name sub-modules, as ('backbone',), or be 'loaded'")
+        if LOADED in names and not isinstance(self.roots, str):
+            raise ValueError(f"{_OPTION}.roots={self.roots!r}: 'loaded' is no sub-module; give roots='loaded' alone")
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any] | None) -> 'RollbackSettings':

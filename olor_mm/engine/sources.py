@@ -5,6 +5,7 @@ toolboxes do on loading is done here too; the copy is dropped at once.
 """
 
 import copy
+import os.path as osp
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -36,7 +37,11 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
     option = f'optim_wrapper.rollback.anchor={file!r}'
     try:
         checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if osp.isdir(osp.expanduser(file)):
+            raise FileNotFoundError(f'{option} is a folder; give a checkpoint file in it') from None
+        if '://' in file:
+            raise FileNotFoundError(f'{option}: {error}') from None
         raise FileNotFoundError(f"{option}: no such file; give a checkpoint file, 'init_cfg' or 'current'") from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{option} holds a {type(checkpoint).__name__}, no weights by name; give a checkpoint file')
@@ -44,6 +49,10 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
     if not isinstance(state, Mapping):
         raise ValueError(f'{option} has a {type(state).__name__} where weights by name belong; give a checkpoint file')
     state = {key.removeprefix('module.'): value for key, value in state.items()}
+    odd = [key for key, value in state.items() if isinstance(value, Tensor) and value.is_complex()]
+    if odd and not any(param.is_complex() for param in wanted.values()):
+        # Loading would keep the real parts and say no word.
+        raise ValueError(f'{option}: {odd[0]} is complex there and the weight is not; give a file of real numbers')
 
     def load(module: nn.Module) -> None:
         load_state_dict(module, state, strict=False, logger='silent')

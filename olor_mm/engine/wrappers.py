@@ -11,6 +11,7 @@ from torch import nn
 
 from olor_mm.registry import OPTIM_WRAPPERS
 
+from .checks import find
 from .saved import changed_rates, initial_rates, warn
 from .session import RollbackSession
 
@@ -152,8 +153,7 @@ def promote(wrapper_type: str | type) -> type:
     """
     found: Any = wrapper_type
     if isinstance(wrapper_type, str):
-        with MMENGINE_OPTIM_WRAPPERS.switch_scope_and_registry(None) as registry:
-            found = registry.get(wrapper_type)
+        found = find(MMENGINE_OPTIM_WRAPPERS, wrapper_type)
         if found is None:
             raise ValueError(
                 f'optim_wrapper.type={wrapper_type!r} is not in the registry of optimizer wrappers: use OptimWrapper, '

@@ -48,6 +48,11 @@ def from_layer_map(
             f'layer_map={dict(layer_map)!r} has no pattern for {len(left)} of {len(names)} parameters: {shown}; '
             "add patterns, or end the map with '' : None to leave the rest out"
         )
+    if index and max(index.values()) > 10 * len(names):
+        raise ValueError(
+            f'layer_map: the layer {max(index.values())} is far more than the {len(names)} parameters there can make; '
+            'count layers from 0'
+        )
     return (index, labels) if found else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .names import canonical_name, strip_wrappers
 
@@ -68,7 +69,7 @@ def build_tree(model: nn.Module) -> Node:
     """Tree of the sub-modules that hold parameters; a shared parameter is where ``named_parameters()`` has it.
 
     Raises:
-        ValueError: If two parameters get the same canonical name.
+        ValueError: If two parameters get the same canonical name, or one is of a lazy module and has no shape yet.
     """
     # A wrapper and what it wraps have one canonical path; the wrapped module comes later and is the one to keep.
     modules = {strip_wrappers(path): module for path, module in model.named_modules()}
@@ -79,6 +80,8 @@ def build_tree(model: nn.Module) -> Node:
         name = canonical_name(name)
         if name in seen:
             raise ValueError(f'two parameters have the canonical name {name!r}: rename the sub-module called "module"')
+        if is_lazy(parameter):
+            raise ValueError(f'{name} has no shape yet (a lazy module): run one batch through the model first')
         seen.add(name)
         path, _, leaf = name.rpartition('.')
         nodes[path].params.append(name)

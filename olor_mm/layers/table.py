@@ -73,6 +73,8 @@ def assign_layers(
         >>> assign_layers(model, roots=('',), index='tensor').num_layers
         5
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f'model={type(model).__name__} must be a torch.nn.Module: give the model itself')
     if index not in ('layer', 'tensor'):
         raise ValueError(f"index={index!r}: use 'layer' (blocks, the paper's text) or 'tensor' (the authors' code)")
     if layer_map is not None:

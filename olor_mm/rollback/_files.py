@@ -69,7 +69,7 @@ def read_torch(
         raise
     except pickle.UnpicklingError as error:
         refused = _GLOBAL.search(str(error)) or _REFUSED.search(str(error))
-        if refused is None:
+        if refused is None or not _may_be_pickle(file):
             raise BrokenCheckpointError(f'{name} is no checkpoint of torch.save, or an incomplete one') from error
         raise UnsafeCheckpointError(_unsafe(name, refused[0])) from None
     except (AttributeError, AssertionError, EOFError, IndexError, LookupError, MemoryError) as error:
@@ -79,6 +79,16 @@ def read_torch(
         if 'legacy .tar format' in str(error):
             raise UnsafeCheckpointError(_unsafe(name, _TAR)) from None
         raise _broken(name, error) from error
+
+
+def _may_be_pickle(file: str | io.BytesIO) -> bool:
+    """Whether it begins as torch's zip archives, or pickles, do; in other files no operation means anything."""
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:2]
+    else:
+        with open(file, 'rb') as stream:
+            head = stream.read(2)
+    return head[:1] == b'\x80' or head == b'PK'
 
 
 def _unsafe(name: str, what: str) -> str:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from ._files import BrokenCheckpointError, read_safetensors, read_torch
 from ._shards import local, spread_like
+from .checks import check_theta_0
 
 __all__ = ['ANCHOR_KEY', 'INITIAL_LR_KEY', 'AnchorFile', 'AnchorStore', 'MissingAnchorError', 'anchors_from_file']
 
@@ -178,6 +179,7 @@ class AnchorStore:
 
         Raises:
             MissingAnchorError: If one has been trained, has none, and ``on_missing`` is 'error'.
+            ValueError: If theta_0 would have no values, or some that are not finite.
         """
         loaded = self.optimizer.state is not self._state
         if again:
@@ -219,12 +221,16 @@ class AnchorStore:
         return bool(kept) and all(len(state) == 1 for state in kept)
 
     def _take_one(self, param: Tensor, never_stepped: bool) -> bool:
+        name = self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
         if param in self.given:
-            value = self.given.pop(param)
+            value = self.given[param]
+            check_theta_0(value, param, name)
+            self.given.pop(param)
             if local(value).data_ptr() == local(param).data_ptr():
                 value = value.clone()
             self._pending[param] = _fit(value, param)
         elif never_stepped or self.on_missing == 'current':
+            check_theta_0(param, param, name)
             self._pending[param] = param.detach().clone(memory_format=torch.preserve_format)
         else:
             return False

@@ -13,8 +13,8 @@ from . import kernels
 from ._shards import is_spread, local, shard_index
 from ._step_hooks import hold_step, release_step
 from .anchor import ON_MISSING, AnchorStore, anchors_from_file
+from .checks import check_anchor, check_gradients, check_levels, check_names
 from .discrepancy import relative_discrepancy
-from .penalty import check_level
 from .rounding import LOW_PRECISION, Dither, stochastic
 from .schedule import lr_ratio
 
@@ -97,9 +97,9 @@ class Rollback:
         if form not in FORMS:
             raise ValueError(f'form={form!r} is not known: choose one of {", ".join(FORMS)}')
         self.optimizer = optimizer
-        self.names = dict(names or {})
+        self.names = check_names({} if names is None else names)
         self.form = form
-        self.levels = self._check_levels(levels)
+        self.levels = check_levels(optimizer, levels, self.names)
         self._num_calls = 0
         self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
@@ -127,19 +127,10 @@ class Rollback:
             optimizer.register_step_post_hook(torch.compiler.disable(self._after_step)),
         ]
 
-    def _check_levels(self, levels: Mapping[Tensor, float]) -> dict[Tensor, float]:
-        owned = {p for group in self.optimizer.param_groups for p in group['params']}
-        for param, level in levels.items():
-            name = self.names.get(param, f'tensor of shape {tuple(param.shape)}')
-            if param not in owned:
-                raise ValueError(f'levels: {name} is not a parameter of this optimizer: give it to the optimizer first')
-            check_level(f'levels[{name}]', level)
-        return {param: float(level) for param, level in levels.items() if level > 0}
-
     def _read_anchor(self, anchor: Mapping[Tensor, Tensor] | str | Path | None) -> Mapping[Tensor, Tensor]:
-        if anchor is None or anchor == ON_MISSING[1]:
+        if anchor is None or (isinstance(anchor, str) and anchor == ON_MISSING[1]):
             return {}
-        if isinstance(anchor, (str, Path)):
+        if isinstance(anchor, (str, Path)) and str(anchor).strip():
             if not self.names:
                 raise ValueError(f'anchor={str(anchor)!r} is a file: give names=, parameter to its name in the file')
             found = anchors_from_file(anchor, [(name, p) for p, name in self.names.items() if p in self.levels])
@@ -150,11 +141,8 @@ class Rollback:
                     f'another shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
                 )
             return found.anchors
-        for param, value in anchor.items():
-            if value.shape != param.shape:
-                name = self.names.get(param, 'a parameter')
-                raise ValueError(f'anchor: {name} has shape {tuple(param.shape)}, its anchor {tuple(value.shape)}')
-        return anchor
+        owned = (p for group in self.optimizer.param_groups for p in group['params'])
+        return check_anchor(anchor, owned, self.names)
 
     @property
     def num_steps(self) -> int:
@@ -208,6 +196,8 @@ class Rollback:
         if closure is None and all(p.grad is None for p in self.levels):
             # A step on nothing: the weights may still be loaded after it.
             return
+        if self._batches is None:
+            check_gradients(self.levels, self.names)
         self.capture()
 
     @torch.no_grad()
@@ -279,14 +269,12 @@ class Rollback:
         active = tuple(p.grad is not None for p in self.levels)
         if self._batches is not None and active == self._active:
             return self._batches
+        check_gradients(self.levels, self.names)
         batches: dict[Hashable, _Batch] = {}
         for g, group in enumerate(self.optimizer.param_groups):
             for param in group['params']:
                 if param not in self.levels or param.grad is None or self._store is None or param not in self._store:
                     continue
-                if param.grad.is_sparse:
-                    name = self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
-                    raise ValueError(f'{name} has a sparse gradient, which rollback does not take: use sparse=False')
                 anchor = self._store[param]
                 here = local(param)
                 dense = _is_dense(here) and here.stride() == local(anchor).stride()

@@ -198,7 +198,7 @@ def test_a_step_without_gradients_at_the_roots_is_an_error():
 def test_a_learning_rate_of_0_at_the_roots_is_an_error(tmp_path):
     config = toy_config(tmp_path, rollback={'max_level': 0.1})
     config.optim_wrapper.paramwise_cfg = {'custom_keys': {'backbone': {'lr_mult': 0.0}}}
-    with pytest.raises(RuntimeError, match=r'learning rate.*is 0 \(lr_mult=0\?\)'):
+    with pytest.raises(ValueError, match=r'learning rate.*is 0 \(lr=0 or lr_mult=0\)'):
         make_runner(config).train()
 
 

@@ -69,3 +69,21 @@ def test_distance_after_a_step(name, extra, steps):
 
 def test_the_list_is_not_empty():
     assert {'Adam', 'AdamW', 'SGD', 'LBFGS', 'Rprop', 'Adagrad', 'RAdam', 'NAdam', 'ASGD'} <= set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize('form', ['foreach', 'single_tensor'])
+@pytest.mark.parametrize('kind', [torch.optim.SGD, torch.optim.AdamW])
+def test_complex_weights_are_pulled_back_as_others_are(kind, form):
+    start = torch.randn(4, 3, dtype=torch.complex128)
+    ours, plain = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = kind([ours], lr=0.1), kind([plain], lr=0.1)
+    rollback = Rollback(optimizers[0], {ours: 0.3}, form=form)
+    for _ in range(5):
+        ours.grad = torch.randn_like(start)
+        plain.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        with torch.no_grad():
+            plain.lerp_(start, 0.3)
+    torch.testing.assert_close(ours, plain)
+    assert rollback.discrepancy({0: [ours]})[0] == pytest.approx(float((ours - start).norm() / start.norm()))

@@ -1,0 +1,153 @@
+"""What a Rollback refuses: arguments that cannot be right, and values that would spoil every step."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from ._shards import local
+from .penalty import check_level
+
+__all__ = ['check_anchor', 'check_gradients', 'check_levels', 'check_names', 'check_theta_0', 'name_of']
+
+
+def name_of(param: Tensor, names: Mapping[Tensor, str]) -> str:
+    """What a parameter is called in messages."""
+    return names[param] if param in names else f'tensor of shape {tuple(param.shape)}'
+
+
+def _shown(value: object) -> str:
+    """A value in a message: in one line, and not long."""
+    return ' '.join(repr(value).split())[:60]
+
+
+def check_names(names: Any) -> dict[Tensor, str]:
+    """A copy of ``names`` if it maps parameters to names.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(names, Mapping):
+        raise ValueError(
+            f'names={_shown(names)} must map parameters to names: {{p: name for name, p in named_parameters}}'
+        )
+    wrong = next((key for key in names if not isinstance(key, Tensor)), None)
+    if wrong is not None:
+        raise ValueError(
+            f'names: {_shown(wrong)} is no parameter: give parameter to name, '
+            '{p: name for name, p in model.named_parameters()}'
+        )
+    return dict(names)
+
+
+def check_levels(optimizer: Any, levels: Any, names: Mapping[Tensor, str]) -> dict[Tensor, float]:
+    """The levels above 0, if all of them can be used with this optimizer.
+
+    Raises:
+        ValueError: If the optimizer is none, a level is outside [0, 1], or a parameter is not the optimizer's, is there
+            twice, or can have no gradient.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f'optimizer={type(optimizer).__name__} must be a torch.optim.Optimizer; of a wrapper give its optimizer'
+        )
+    if not isinstance(levels, Mapping):
+        raise ValueError(f'levels={_shown(levels)} must map parameters to levels, as layerwise_levels() gives them')
+    if not levels:
+        raise ValueError('levels is empty: give each parameter its level; with level 0 it is left alone')
+    given = [p for group in optimizer.param_groups for p in group['params']]
+    owned, counts = set(given), Counter(given)
+    for param, level in levels.items():
+        if not isinstance(param, Tensor):
+            raise ValueError(
+                f'levels: {_shown(param)} is no parameter: give the tensors themselves, as layerwise_levels() does'
+            )
+        _check_parameter(param, owned, names)
+        name = name_of(param, names)
+        check_level(f'levels[{name}]', level)
+        if level > 0 and counts[param] > 1:
+            raise ValueError(f'levels: {name} is twice in the optimizer and would be pulled twice a step: give it once')
+    return {param: float(level) for param, level in levels.items() if level > 0}
+
+
+def _check_parameter(param: Tensor, owned: set[Tensor], names: Mapping[Tensor, str]) -> None:
+    if is_lazy(param):
+        name = names.get(param, 'a parameter of a lazy module')
+        raise ValueError(f'levels: {name} has no shape yet: run one batch through the model before building this')
+    name = name_of(param, names)
+    if param not in owned:
+        raise ValueError(f'levels: {name} is not a parameter of this optimizer: give it to the optimizer first')
+    if not (param.is_floating_point() or param.is_complex()):
+        raise ValueError(f'levels: {name} is of {param.dtype}, which no gradient can move: leave it out of levels')
+
+
+def check_anchor(anchor: Any, owned: Iterable[Tensor], names: Mapping[Tensor, str]) -> Mapping[Tensor, Tensor]:
+    """``anchor``, if it is a mapping of parameters to values of their shape.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(anchor, Mapping):
+        raise ValueError(f"anchor={_shown(anchor)} must be a file, a mapping of parameter to tensor, 'current' or None")
+    owned = set(owned)
+    for param, value in anchor.items():
+        if not isinstance(param, Tensor):
+            raise ValueError(f'anchor: {_shown(param)} is no parameter: give the tensors themselves as keys, or a file')
+        name = name_of(param, names)
+        if param not in owned:
+            raise ValueError(f"anchor: {name} is not a parameter of this optimizer: give this model's own parameters")
+        if not isinstance(value, Tensor):
+            raise ValueError(f'anchor: {name} has a {type(value).__name__} for its theta_0: give a tensor of its shape')
+        if value.shape != param.shape:
+            raise ValueError(
+                f'anchor: {name} has shape {tuple(param.shape)}, its anchor {tuple(value.shape)}: give another'
+            )
+        _check_kind('anchor: ', value, param, name)
+    return anchor
+
+
+def check_theta_0(value: Tensor, param: Tensor, name: str) -> None:
+    """See that theta_0 is a place to go back to.
+
+    Raises:
+        ValueError: If it has no values, as on the meta device, or some that are not finite.
+    """
+    if param.is_meta:
+        raise ValueError(
+            f'{name} is on the meta device and has no values to go back to: move the model to a device (to_empty) and '
+            'load its weights before the first step'
+        )
+    _check_kind('', value, param, name)
+    # The largest magnitude is NaN where one value is; it takes no memory, as isfinite would.
+    here = local(value.detach())
+    if here.numel() and not math.isfinite(float(torch.linalg.vector_norm(here, ord=math.inf))):
+        raise ValueError(
+            f'theta_0 of {name} has NaN or infinite values, which every step would spread: load whole weights before '
+            'the first step, give another anchor, or leave this part out'
+        )
+
+
+def _check_kind(option: str, value: Tensor, param: Tensor, name: str) -> None:
+    if value.is_complex() and not param.is_complex():
+        raise ValueError(f'{option}theta_0 of {name} is complex and the weight is not: give an anchor of real numbers')
+    if value.is_meta and not param.is_meta:
+        raise ValueError(f'{option}theta_0 of {name} is on the meta device and has no values: give an anchor with some')
+
+
+def check_gradients(params: Iterable[Tensor], names: Mapping[Tensor, str]) -> None:
+    """See that the gradients are dense, before a step uses them.
+
+    Raises:
+        ValueError: If one is sparse.
+    """
+    for param in params:
+        if param.grad is not None and param.grad.is_sparse:
+            raise ValueError(
+                f'{name_of(param, names)} has a sparse gradient, which rollback does not take: use sparse=False in its '
+                'embedding, or leave it out'
+            )
