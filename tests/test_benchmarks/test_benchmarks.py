@@ -47,6 +47,19 @@ def test_precision_keeps_what_rounding_to_the_nearest_loses(tmp_path):
         assert row['bfloat16, nearest'] > row['exact'] + 0.1 * lost
 
 
+def test_memory_is_what_the_dtypes_say(tmp_path):
+    command = [sys.executable, str(REPO / 'benchmarks' / 'memory.py'), '--small', '--out', str(tmp_path)]
+    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    runs = json.loads((tmp_path / 'memory_cpu.json').read_text())['runs']
+    assert len(runs) == 4
+    for found in runs:
+        assert found['measured'] == found['computed']
+        assert 0 < found['measured']['theta_0'] < found['measured']['weights']
+    assert (tmp_path / 'memory_cpu.md').read_text() in run.stdout
+
+
 @pytest.mark.parametrize(
     ('network', 'setting', 'method'),
     [('deit-tiny', 'photo', 'OLOR'), ('mobilenetv2', 'mixed', 'Linear')],

@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 import torch
 from mmengine.runner import FlexibleRunner
+from torch.nn.parallel import DistributedDataParallel
 
 from ._ranks import on_ranks
-from ._replicas import replica, replica_config, state_of
+from ._replicas import SmoothModel, replica, replica_config, state_of
 from ._toy import make_runner
 
 #: What goes into the optimizer wrapper, and into the config.
@@ -17,6 +18,9 @@ CASES = {
     'accumulation with a remainder': {'wrapper': {'accumulative_counts': 4}},
     'clipped by norm': {'wrapper': {'clip_grad': {'max_norm': 0.05}}},
     'clipped by value': {'wrapper': {'clip_grad': {'type': 'value', 'clip_value': 0.001}}},
+    'gradients in the buckets': {
+        'model_wrapper_cfg': {'type': 'MMDistributedDataParallel', 'gradient_as_bucket_view': True}
+    },
     'unused parameters': {'find_unused_parameters': True, 'model': {'type': 'SmoothModel', 'every': 3}},
 }
 #: Rounding of the sums of gradients, grown over 9 steps; differences of 1e-16, 1e-7 and 1e-2 were seen. Below float32
@@ -113,3 +117,30 @@ def test_theta_0_and_the_steps_need_no_communication(tmp_path):
     for more, base in zip(rolled, plain, strict=True):
         assert more - base == Counter({'c10d::allreduce_': 1})
         assert not base - more
+
+
+def buckets(rank, as_view):
+    """Bytes of the buckets, of the gradients, and of the memory that holds the gradients."""
+    torch.distributed.init_process_group('gloo')
+    model = DistributedDataParallel(SmoothModel(), gradient_as_bucket_view=as_view)
+    sizes = []
+
+    def see(_, bucket):
+        sizes.append(bucket.buffer().nbytes)
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    model.register_comm_hook(None, see)
+    model(torch.ones(2, 4), torch.zeros(2, 2), mode='loss')['loss'].backward()
+    grads = [p.grad for p in model.parameters()]
+    held = {grad.untyped_storage().data_ptr(): grad.untyped_storage().nbytes() for grad in grads}
+    return sum(sizes), sum(grad.nbytes for grad in grads), sum(held.values()), len(held)
+
+
+@pytest.mark.parametrize('as_view', [False, True])
+def test_buckets_are_the_gradients_once_more(as_view):
+    """What docs/scaling.md counts."""
+    ((in_buckets, in_gradients, held, storages),) = on_ranks(1, buckets, as_view)
+    assert in_buckets == in_gradients == held
+    assert (storages == 1) == as_view
