@@ -8,12 +8,15 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [OPTIONS OF test.py]" >&2
     exit 2
 fi
-here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 config="$1"
 checkpoint="$2"
 gpus="$3"
 shift 3
+# A name that begins with a dash is a file here, not an option.
+case "$config" in -*) config="./$config" ;; esac
+case "$checkpoint" in -*) checkpoint="./$checkpoint" ;; esac
 
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m olor_mm.tooling.torchrun "$gpus" \
+exec -- "${PYTHON:-python}" -m olor_mm.tooling.torchrun "$gpus" \
     "$here/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

@@ -8,10 +8,12 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [OPTIONS OF train.py]" >&2
     exit 2
 fi
-here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+here="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 config="$1"
 gpus="$2"
 shift 2
+# A name that begins with a dash is a file here, not an option.
+case "$config" in -*) config="./$config" ;; esac
 
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m olor_mm.tooling.torchrun "$gpus" "$here/train.py" "$config" --launcher pytorch "$@"
+exec -- "${PYTHON:-python}" -m olor_mm.tooling.torchrun "$gpus" "$here/train.py" "$config" --launcher pytorch "$@"

@@ -8,6 +8,7 @@ has already said in a few lines what is wrong.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,6 +23,13 @@ from .signals import EXIT_TERMINATED
 
 __all__ = ['launcher_arguments', 'main']
 
+#: Variable to the pattern of its values, and what that is.
+_NUMBERS = {
+    'NNODES': ('[1-9][0-9]*(:[1-9][0-9]*)?', 'a number of machines, or two as MIN:MAX'),
+    'NODE_RANK': ('[0-9]+', 'the number of this machine, from 0'),
+    'PORT': ('[1-9][0-9]{0,4}', 'a port, from 1 to 65535'),
+}
+
 _EXITS = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 
@@ -34,10 +42,13 @@ def launcher_arguments(processes: str, environ: Mapping[str, str]) -> list[str]:
             machine is all there is).
 
     Raises:
-        ValueError: If the number of processes is not a positive integer.
+        ValueError: If the number of processes is not a positive integer, or a variable is no number of its kind.
     """
-    if not processes.isdigit() or int(processes) < 1:
+    if not re.fullmatch('0*[1-9][0-9]*', processes):
         raise ValueError(f'the number of GPUs (processes) must be a positive integer, but got {processes!r}')
+    for name, (pattern, what) in _NUMBERS.items():
+        if environ.get(name) and not re.fullmatch(pattern, environ[name]):
+            raise ValueError(f'{name} must be {what}, but got {environ[name]!r}')
     nodes = environ.get('NNODES', '1')
     port = environ.get('PORT') or ('29500' if nodes != '1' else str(_free_port()))
     return [

@@ -1,6 +1,7 @@
 """The shell scripts: what they start, from any folder, with spaces in every path."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -102,3 +103,110 @@ def test_one_message_from_several_ranks(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count('error: the config file is missing') == 1
     assert 'Traceback' not in done.stderr
+
+
+#: What a shell would take for something else than a name.
+NAMES = [
+    'a b.py',
+    ' leading and trailing ',
+    "it's.py",
+    'a "quoted" name.py',
+    '$(touch ran).py',
+    '`touch ran`.py',
+    'x; touch ran',
+    'x && touch ran #',
+    'x | touch ran',
+    'x > ran',
+    'two\nlines.py',
+    'a\\backslash.py',
+    '*.py',
+    '~/x.py',
+    '$HOME/x.py',
+    '${PATH}',
+    '!!',
+    '%s%n.py',
+    'größe.py',
+]
+RECORD = '#!/bin/sh\nprintf "%s\\0" "$@" >"$RECORD"\n'
+
+
+def _record(tools: Path, script: str, *arguments: str, **environ: str) -> list[str]:
+    """The arguments with which a script calls srun or python, whatever is in them."""
+    binaries, cwd = tools.parents[1] / 'bin', tools.parents[1] / 'cwd'
+    cwd.mkdir()
+    for name in ('srun', 'my python'):
+        (binaries / name).write_text(RECORD)
+    record = tools.parents[1] / 'record'
+    given = {'PYTHON': str(binaries / 'my python'), 'PATH': f'{binaries}:{os.environ["PATH"]}', 'RECORD': str(record)}
+    done = run(tools / script, *arguments, cwd=cwd, env={**given, **environ})
+    assert not list(cwd.iterdir()), 'something was run'
+    assert done.returncode == 0, done.stderr
+    return record.read_bytes().decode().split('\0')[:-1]
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_names_stay_what_they_are(tools: Path, script: str, name: str) -> None:
+    if script == 'slurm_train.sh':
+        called = _record(tools, script, name, name, name, name, '--cfg-options', f'a={name}')
+        assert called[:3] == ['-p', name, f'--job-name={name}']
+        assert called[-5:] == [name, f'--work-dir={name}', '--launcher=slurm', '--cfg-options', f'a={name}']
+    elif script == 'dist_train.sh':
+        called = _record(tools, script, name, '2', '--work-dir', name)
+        assert called[2:] == ['2', str(tools / 'train.py'), name, '--launcher', 'pytorch', '--work-dir', name]
+    else:
+        called = _record(tools, script, name, name, '2', '--out', name)
+        assert called[2:] == ['2', str(tools / 'test.py'), name, name, '--launcher', 'pytorch', '--out', name]
+
+
+def test_a_name_that_begins_with_a_dash_is_a_file(tools: Path) -> None:
+    assert _record(tools, 'dist_test.sh', '-x.py', '--amp.pth', '2')[4:6] == ['./-x.py', './--amp.pth']
+
+
+@pytest.mark.parametrize(
+    ('variable', 'value'),
+    [
+        (name, value)
+        for name in ('GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK')
+        for value in ('2; touch ran', '$(touch ran)', 'a[$(touch ran)]', '-1', '0', '1.5', ' 2', 'two')
+    ],
+)
+def test_slurm_numbers_are_numbers(tools: Path, variable: str, value: str) -> None:
+    environ = {variable: value, 'PATH': f'{tools.parents[1] / "bin"}:{os.environ["PATH"]}'}
+    done = run(tools / 'slurm_train.sh', 'part', 'job', 'x.py', 'work', cwd=tools.parents[1], env=environ)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {variable} must be a positive integer, but got '{value}'\n"
+    assert not (tools.parents[1] / 'ran').exists()
+
+
+def test_srun_args_are_split_and_not_evaluated(tools: Path) -> None:
+    given = '--time=1:00 $(touch ran) `touch ran` *\n--exclusive ; touch'
+    called = _record(tools, 'slurm_train.sh', 'part', 'job', 'x.py', 'work', SRUN_ARGS=given)
+    start = called.index('--time=1:00')
+    assert called[start : start + len(given.split())] == given.split()
+
+
+def test_the_scripts_find_themselves_whatever_cdpath_says(tools: Path) -> None:
+    cwd = tools.parents[1] / 'elsewhere'
+    (cwd / 'some where' / 'tools').mkdir(parents=True)
+    shutil.copy2(tools / 'dist_train.sh', cwd / 'some where' / 'tools')
+    environ = {'CDPATH': str(tools.parents[1]), 'PYTHON': str(tools.parents[1] / 'bin' / 'my python')}
+    done = run('some where/tools/dist_train.sh', 'x.py', '2', cwd=cwd, env=environ)
+    assert str(cwd / 'some where' / 'tools' / 'train.py') in done.stdout.split('\n'), done.stderr
+
+
+@pytest.mark.parametrize(
+    ('processes', 'environ', 'said'),
+    [
+        ('2; touch x', {}, "the number of GPUs (processes) must be a positive integer, but got '2; touch x'"),
+        ('²', {}, 'must be a positive integer'),
+        ('--help', {}, 'must be a positive integer'),
+        ('2', {'NNODES': '2; x'}, "NNODES must be a number of machines, or two as MIN:MAX, but got '2; x'"),
+        ('2', {'NODE_RANK': '-1'}, "NODE_RANK must be the number of this machine, from 0, but got '-1'"),
+        ('2', {'PORT': '29500 --x'}, "PORT must be a port, from 1 to 65535, but got '29500 --x'"),
+        ('2', {'PORT': '0'}, 'PORT must be a port'),
+    ],
+)
+def test_what_torchrun_gets_is_checked(processes: str, environ: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        launcher_arguments(processes, environ)
