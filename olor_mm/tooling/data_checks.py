@@ -72,7 +72,7 @@ def check_coco_json(file: Path, where: str) -> dict[str, Any] | None:
         return None
     try:
         content_json = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{file} is not json: {error}', expected, option) from error
     found = sorted(content_json)[:8] if isinstance(content_json, dict) else type(content_json).__name__
     if not isinstance(content_json, dict) or any(not isinstance(content_json.get(key), list) for key in _COCO_KEYS):

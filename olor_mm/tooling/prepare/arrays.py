@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,13 +22,45 @@ __all__ = ['broken_mat', 'check_digests', 'cifar100', 'svhn']
 _BLOCK = 1 << 20
 _MAT_HEADER = 128
 _COMPRESSED = 15  # miCOMPRESSED, the type of an element that zlib wrote
-# What numpy's arrays and Python 2's strings need, under the names of all versions; nothing here can run a command.
-_SAFE = {
-    ('_codecs', 'encode'),
-    *((f'numpy.{core}.multiarray', name) for core in ('core', '_core') for name in ('_reconstruct', 'scalar')),
-    *((f'numpy.{core}.numeric', '_frombuffer') for core in ('core', '_core')),
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
+_NUMBER = re.compile(r'[biuf][0-9]{1,2}')
+_ARRAY = object()  # stands for numpy.ndarray, which a pickle only names
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding not in ('latin1', 'latin-1'):
+        raise pickle.UnpicklingError(f'it asks for the encoding {encoding!r:.40}, which no array of images needs')
+    return text.encode('latin1')
+
+
+def _reconstruct(kind: object, *_: Any) -> np.ndarray:
+    if kind is not _ARRAY:
+        raise pickle.UnpicklingError('it asks for an array of a type of its own')
+    return np.empty(0, np.int8)
+
+
+def _dtype(code: Any, *_: Any) -> np.dtype:
+    # Not a copy: copies take a state from the file, which may call numbers pointers.
+    if not isinstance(code, str) or not _NUMBER.fullmatch(code):
+        raise pickle.UnpicklingError(f'it asks for an array of {code!r:.40}, which is no number')
+    return np.dtype(code)
+
+
+def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> Any:
+    return np.frombuffer(data, dtype)[0]
+
+
+# What stands for the names that numpy's arrays and Python 2's strings have in all versions: no more than they need.
+_SAFE: dict[tuple[str, str], Any] = {
+    ('_codecs', 'encode'): _encode,
+    ('numpy', 'ndarray'): _ARRAY,
+    ('numpy', 'dtype'): _dtype,
+    **{(f'numpy.{core}.multiarray', '_reconstruct'): _reconstruct for core in ('core', '_core')},
+    **{(f'numpy.{core}.multiarray', 'scalar'): _scalar for core in ('core', '_core')},
+    **{(f'numpy.{core}.numeric', '_frombuffer'): _frombuffer for core in ('core', '_core')},
 }
 
 
@@ -37,7 +70,7 @@ class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _SAFE:
             raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no array of images needs')
-        return super().find_class(module, name)
+        return _SAFE[module, name]
 
 
 def cifar100(root: Path, findings: Findings) -> Iterator[Record]:

@@ -204,7 +204,7 @@ def _coco_json(file: Path, findings: Findings) -> dict[str, Any] | None:
         for name, key in (('images', 'file_name'), ('annotations', 'image_id'), ('categories', 'id')):
             for item in content[name][:1]:
                 item[key]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         findings.problem('unreadable files', f'{file.name} is no COCO json: {type(error).__name__}: {error}')
         return None
     return dict(content)
