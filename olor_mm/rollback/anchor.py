@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ._files import BrokenCheckpointError, read_safetensors, read_torch
 from ._shards import local, spread_like
-from .checks import check_theta_0
+from .checks import check_saved, check_theta_0
 
 __all__ = ['ANCHOR_KEY', 'INITIAL_LR_KEY', 'AnchorFile', 'AnchorStore', 'MissingAnchorError', 'anchors_from_file']
 
@@ -199,6 +199,10 @@ class AnchorStore:
         for param in self._wanted:
             state = self._state.get(param)
             if state and ANCHOR_KEY in state:
+                if param not in self._known:
+                    check_saved(
+                        state[ANCHOR_KEY], param, self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
+                    )
                 self._known[param] = state[ANCHOR_KEY] = _fit(state[ANCHOR_KEY], param)
                 self._pending.pop(param, None)
                 self.given.pop(param, None)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ._shards import local
 from .penalty import check_level
 
-__all__ = ['check_anchor', 'check_gradients', 'check_levels', 'check_names', 'check_theta_0', 'name_of']
+__all__ = ['check_anchor', 'check_gradients', 'check_levels', 'check_names', 'check_saved', 'check_theta_0', 'name_of']
 
 
 def name_of(param: Tensor, names: Mapping[Tensor, str]) -> str:
@@ -130,6 +130,26 @@ def check_theta_0(value: Tensor, param: Tensor, name: str) -> None:
             f'theta_0 of {name} has NaN or infinite values, which every step would spread: load whole weights before '
             'the first step, give another anchor, or leave this part out'
         )
+
+
+def check_saved(value: Any, param: Tensor, name: str) -> None:
+    """See that what an optimizer's loaded state has for theta_0 is one of this parameter.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    fits = (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and (value.shape == param.shape or not param.numel())
+    )
+    if not fits:
+        shape = f'of shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'
+        raise ValueError(
+            f'theta_0 of {name} in the loaded optimizer state is {shape}, not a dense tensor of shape '
+            f'{tuple(param.shape)}: load the checkpoint of this model'
+        )
+    check_theta_0(value, param, name)
 
 
 def _check_kind(option: str, value: Tensor, param: Tensor, name: str) -> None:

@@ -138,9 +138,14 @@ def _check_rollback(cfg: Config) -> str | None:
         if anchor not in (None, 'init_cfg', 'current'):
             check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
         return anchor
+    if name.startswith('olor_mm.'):
+        raise InputError(
+            f'optim_wrapper.constructor={name!r} does not exist',
+            'set optim_wrapper.constructor=olor_mm.OLOROptimWrapperConstructor',
+        )
     if 'rollback' in wrapper:
         raise InputError(
-            f'optim_wrapper.rollback={dict(wrapper["rollback"] or {})} is set, but nothing reads it',
+            f'optim_wrapper.rollback={wrapper["rollback"]!r:.200} is set, but nothing reads it',
             'set optim_wrapper.constructor=olor_mm.OLOROptimWrapperConstructor too',
         )
     return None

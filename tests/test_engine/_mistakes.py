@@ -524,6 +524,45 @@ for i, n in ((3, 2), (-1, 2), (0, -1)):
         lambda _, i=i, n=n: layerwise_penalty(i, n, 0.1),
         r'layer index i=-?\d is not in 0\.\.n',
     )
+
+
+def _resumed(value: Any) -> Callable[[Path], object]:
+    """A step after a state was loaded that has ``value`` for theta_0."""
+
+    def make(_: Path) -> object:
+        linear = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(linear.parameters(), lr=0.1, momentum=0.9)
+        rollback = Rollback(optimizer, {linear.weight: 0.1}, names={linear.weight: 'weight'})
+        for p in linear.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        state = optimizer.state_dict()
+        state['state'][0]['rollback_anchor'] = value
+        optimizer.load_state_dict(state)
+        before = linear.weight.clone()
+        try:
+            optimizer.step()
+        finally:
+            assert torch.equal(before, linear.weight), 'changed before the error'
+        return rollback
+
+    return make
+
+
+for value in ('text', None, [1.0], torch.ones(3), torch.ones(2, 2).to_sparse()):
+    shown = f'{type(value).__name__} {getattr(value, "layout", "")} {tuple(getattr(value, "shape", ()))}'
+    _add(
+        f'plain: a state with theta_0 of {shown}',
+        _resumed(value),
+        r'theta_0 of weight in the loaded optimizer state is .*, not a dense tensor of shape .*: load the checkpoint',
+        when='step',
+    )
+_add(
+    'plain: a state with theta_0 of NaN',
+    _resumed(torch.full((2, 2), NAN)),
+    r'theta_0 of weight has NaN or infinite values',
+    when='step',
+)
 _add(
     'plain: a table of another model',
     lambda _: layerwise_levels(nn.Linear(2, 2).named_parameters(), {'x': 0}, 0, 0.1),
