@@ -7,6 +7,7 @@ DistributedDataParallel every GPU holds all of it, and its buckets, which are th
 """
 
 import argparse
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def build(name: str, small: bool, dtype: torch.dtype) -> tuple[nn.Module, OptimW
     else:
         config = Config.fromfile(REPO / 'configs' / CONFIGS[name])
         scope = config.default_scope
-        __import__(f'{scope}.utils', fromlist=['']).register_all_modules(init_default_scope=False)
+        importlib.import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
         with DefaultScope.overwrite_default_scope(scope):
             model = MODELS.build(config.model)
         wrapper = config.optim_wrapper
