@@ -163,7 +163,7 @@ def _digest(text: bytes) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], 'little', signed=True)
 
 
-def _compare(rows: _Rows, group: dist.ProcessGroup, device: torch.device) -> None:
+def _compare(rows: _Rows, group: 'dist.ProcessGroup', device: torch.device) -> None:
     columns = [repr(list(rows)), *zip(*rows.values(), strict=True)]
     mine = torch.tensor([_digest(repr(column).encode()) for column in columns])
     # The greatest value and the smallest one in one collective; ~x turns the order round.
