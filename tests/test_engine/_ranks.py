@@ -18,14 +18,14 @@ _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload([*_PRELOAD, 'olor_mm.engine'])
 
 
-def on_ranks(world: int, job: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+def on_ranks(world: int, job: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
     """What ``job(rank, *args)`` returns in each of ``world`` processes that can form a process group.
 
     Args:
         world: How many processes.
         job: A function of a module; it starts the process group by itself, from the environment.
         args: Handed to it.
-        timeout: Seconds until all are killed. Defaults to 120.
+        timeout: Seconds until all are killed. Defaults to 300.
 
     Raises:
         AssertionError: If one raises or dies; the text has its traceback.

@@ -84,7 +84,7 @@ def _together(
                         start_new_session=True,
                     )
                 )
-        return [(job.wait(timeout=300), file.read_text()) for job, file in zip(jobs, files, strict=True)]
+        return [(job.wait(timeout=600), file.read_text()) for job, file in zip(jobs, files, strict=True)]
     finally:
         for job in jobs:
             if job.poll() is None:
