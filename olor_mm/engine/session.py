@@ -19,7 +19,7 @@ from .checks import check_effect
 from .ledger import LoadLedger
 from .report import format_left_alone, format_report, format_unmatched
 from .settings import LOADED, RollbackSettings
-from .sharding import Shards, refuse_sharded
+from .sharding import Shards, refuse_sharded, refuse_zero
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
 from .vit_checkpoints import scheme_for
 
@@ -81,6 +81,8 @@ class RollbackSession:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
+        if self.settings.max_level > 0:
+            refuse_zero(optimizer)
         if self.layers is None or self.settings.max_level == 0:
             return
         settings, covered = self.settings, self._covered()

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from olor_mm.layers import canonical_name
+from olor_mm.rollback._shards import is_zero
 
 try:
     from torch.distributed.fsdp import FullyShardedDataParallel
 except ImportError:  # a torch that was built without distributed
     FullyShardedDataParallel = None  # type: ignore[assignment, misc]
 
-__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'without_wrappers']
+__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'refuse_zero', 'without_wrappers']
 
 #: What a config names.
 STRATEGY = 'olor_mm.FSDPStrategy'
@@ -43,6 +45,21 @@ def refuse_sharded(model: nn.Module) -> None:
             f"use strategy=dict(type='{STRATEGY}', ...) with runner_type='FlexibleRunner' instead of FSDPStrategy, "
             'which cannot resume on newer torch (2.2 and later), hides names from paramwise_cfg and drops the scale of '
             "mixed precision; or olor_mm.rollback.Rollback with torch's fully_shard in a loop of your own"
+        )
+
+
+def refuse_zero(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose state MMEngine cannot save.
+
+    Raises:
+        ValueError: If it is a ZeroRedundancyOptimizer.
+    """
+    if is_zero(optimizer):
+        raise ValueError(
+            'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer is not supported: its state is gathered by all ranks '
+            'together, but MMEngine saves on one of them, so the first checkpoint would hang: use the optimizer that '
+            f"it wraps, and to save memory runner_type='FlexibleRunner' with strategy=dict(type='{STRATEGY}'); a loop "
+            'of your own can use olor_mm.rollback.Rollback with it'
         )
 
 

@@ -14,6 +14,7 @@ from olor_mm.registry import OPTIM_WRAPPERS
 from .checks import find
 from .saved import changed_rates, initial_rates, warn
 from .session import RollbackSession
+from .sharding import STRATEGY
 
 __all__ = ['AmpOLOROptimWrapper', 'ApexOLOROptimWrapper', 'OLOROptimWrapper', 'RollbackMixin', 'promote']
 
@@ -129,6 +130,10 @@ _PROMOTED: dict[type, type] = {
 }
 
 
+#: Wrappers of engines that keep the weights elsewhere.
+_OWN_WEIGHTS = {'DeepSpeedOptimWrapper': 'DeepSpeed', 'ColossalAIOptimWrapper': 'ColossalAI'}
+
+
 def _sample(param: torch.Tensor) -> torch.Tensor:
     """A copy of the parameter's first row, which a step changes if it changes anything."""
     local: torch.Tensor = param.to_local() if hasattr(param, 'to_local') else param
@@ -159,6 +164,14 @@ def promote(wrapper_type: str | type) -> type:
                 f'optim_wrapper.type={wrapper_type!r} is not in the registry of optimizer wrappers: use OptimWrapper, '
                 'AmpOptimWrapper or ApexOptimWrapper'
             )
+    name = getattr(found, '__name__', str(found))
+    if name in _OWN_WEIGHTS:
+        raise ValueError(
+            f'optim_wrapper.type={name!r}: weight rollback does not support {_OWN_WEIGHTS[name]}, which trains copies '
+            'of the weights of its own and would overwrite what is pulled back: use DistributedDataParallel (what '
+            "Runner does), or for models that are too large for that runner_type='FlexibleRunner' with "
+            f"strategy=dict(type='{STRATEGY}'); leave optim_wrapper.type away then"
+        )
     if not isinstance(found, type) or not issubclass(found, OptimWrapper):
         raise ValueError(
             f'optim_wrapper.type={wrapper_type!r} is no OptimWrapper, and weight rollback does not support it: use '

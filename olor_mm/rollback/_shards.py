@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
-__all__ = ['is_spread', 'local', 'reduction', 'shard_index', 'spread_like']
+__all__ = ['is_spread', 'is_zero', 'local', 'reduction', 'shard_index', 'spread_like', 'unwrap_zero']
 
 
 def is_spread(tensor: Tensor) -> bool:
@@ -71,3 +72,30 @@ def spread_like(value: Tensor, param: Any) -> Tensor:
         options['src_data_rank'] = None
     with torch.no_grad():
         return distribute_tensor(value, param.device_mesh, param.placements, **options)
+
+
+def unwrap_zero(optimizer: Any) -> tuple[Optimizer, Callable[[Tensor], Tensor] | None]:
+    """The optimizer that makes the steps of this rank, and how to sum over ranks; any other than ZeRO's as it is.
+
+    A ZeroRedundancyOptimizer lets each rank step its share of the parameters, and then sends them round. What is done
+    to them must be done before that, by the rank that keeps their state.
+
+    Raises:
+        ValueError: If the steps overlap with the backward pass.
+    """
+    if not is_zero(optimizer):
+        return optimizer, None
+    if getattr(optimizer, '_overlap_with_ddp', False):
+        raise ValueError('ZeroRedundancyOptimizer(overlap_with_ddp=True) makes its steps elsewhere: leave it out')
+
+    def reduce(sums: Tensor) -> Tensor:
+        sums = sums.to(optimizer.join_device)
+        dist.all_reduce(sums, group=optimizer.join_process_group)
+        return sums
+
+    return optimizer.optim, reduce
+
+
+def is_zero(optimizer: object) -> bool:
+    """Whether it is torch's ZeroRedundancyOptimizer, or a subclass."""
+    return any(kind.__name__ == 'ZeroRedundancyOptimizer' for kind in type(optimizer).__mro__)

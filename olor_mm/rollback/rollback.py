@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import kernels
-from ._shards import is_spread, local, shard_index
+from ._shards import is_spread, local, shard_index, unwrap_zero
 from ._step_hooks import hold_step, release_step
 from .anchor import ON_MISSING, AnchorStore, anchors_from_file
 from .checks import check_anchor, check_gradients, check_levels, check_names
@@ -57,6 +57,9 @@ class Rollback:
     optimizer without state, such as SGD without momentum, cannot tell that it has been trained: there, build this
     object first.)
     Parameters in bfloat16 or float16 are pulled with stochastic rounding: see :mod:`olor_mm.rollback.rounding`.
+    Sharded parameters, DTensors as torch's ``fully_shard`` makes them, are pulled where they are; each rank keeps its
+    shard of theta_0, and torch's distributed checkpoints save it: build this object before
+    ``set_optimizer_state_dict`` is called. With a ZeroRedundancyOptimizer each rank keeps and pulls its own share.
     A copy of the optimizer, by ``copy.deepcopy`` or pickle, has theta_0 but no hooks: give it a Rollback of its own.
 
     Args:
@@ -96,10 +99,16 @@ class Rollback:
     ) -> None:
         if form not in FORMS:
             raise ValueError(f'form={form!r} is not known: choose one of {", ".join(FORMS)}')
-        self.optimizer = optimizer
         self.names = check_names({} if names is None else names)
         self.form = form
         self.levels = check_levels(optimizer, levels, self.names)
+        self._given_optimizer = optimizer
+        #: What makes the steps: of a ZeroRedundancyOptimizer this rank's own, with its share of the levels.
+        self.optimizer, self._reduce = unwrap_zero(optimizer)
+        if self.optimizer is not optimizer:
+            optimizer = self.optimizer
+            here = {p for group in optimizer.param_groups for p in group['params']}
+            self.levels = {p: level for p, level in self.levels.items() if p in here}
         self._num_calls = 0
         self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
@@ -141,7 +150,7 @@ class Rollback:
                     f'another shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
                 )
             return found.anchors
-        owned = (p for group in self.optimizer.param_groups for p in group['params'])
+        owned = (p for group in self._given_optimizer.param_groups for p in group['params'])
         return check_anchor(anchor, owned, self.names)
 
     @property
@@ -305,7 +314,7 @@ class Rollback:
         Returns:
             Key to discrepancy, dimensionless; parts without any theta_0 are left out. 0 / 0 is 0.
         """
-        return {} if self._store is None else relative_discrepancy(self._store, parts, reduce)
+        return {} if self._store is None else relative_discrepancy(self._store, parts, reduce or self._reduce)
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -8,11 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-fsdp = pytest.importorskip('torch.distributed.fsdp')
-if not hasattr(fsdp, 'fully_shard'):
-    pytest.skip('this torch has no fully_shard', allow_module_level=True)
+pytest.importorskip('torch.distributed.fsdp._fully_shard', reason='this torch has no fully_shard')
 
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from olor_mm.rollback import ANCHOR_KEY, Rollback
@@ -59,8 +58,8 @@ def shard(model, shape):
     mesh = init_device_mesh('cpu', shape, mesh_dim_names=names)
     for part in model:
         if isinstance(part, nn.Linear):
-            fsdp.fully_shard(part, mesh=mesh)
-    fsdp.fully_shard(model, mesh=mesh)
+            fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     return model
 
 
