@@ -217,7 +217,7 @@ def test_theta_0_that_is_given_whole(tmp_path):
 
 
 def rounded(rank):
-    rank, world = start_ranks()
+    start_ranks()
     found = []
     for shape in ((2, 2), (4,)):
         # Every row alike: what the ranks hold differs by nothing but the random numbers.
