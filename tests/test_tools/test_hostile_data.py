@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olor_mm.tooling.data_checks import check_data
+from olor_mm.tooling.data_checks import check_coco_json
 from olor_mm.tooling.errors import InputError
 from olor_mm.tooling.prepare.archives import unpack
 from olor_mm.tooling.prepare.arrays import broken_mat, cifar100, svhn
@@ -92,9 +92,8 @@ def test_annotations_of_nonsense_are_named(tmp_path: Path, text: str) -> None:
     findings = Findings()
     assert _coco_json(file, findings) is None
     assert 'x.json is no COCO json' in _problems(findings)
-    dataset = {'type': 'CocoDataset', 'ann_file': 'x.json', 'data_root': str(tmp_path), 'data_prefix': {'img': ''}}
     with pytest.raises(InputError, match=r'x\.json is not'):
-        check_data({'default_scope': 'mmdet', 'train_dataloader': {'dataset': dataset}}, 'train')
+        check_coco_json(file, 'train_dataloader.dataset.ann_file')
 
 
 def test_an_archive_that_lies_about_its_size_writes_no_more_than_it_says(tmp_path: Path) -> None:
