@@ -139,12 +139,17 @@ _add(
 
 for wrong in ('OptimWraper', 'CheckpointHook', 'mmdet.OLOROptimWraper', 'olor_mm.Nothing', 'no.such.OptimWrapper'):
     _add(f'wrapper type {wrong}', Given(wrapper={'type': wrong}), rf"type='{wrong}' is not in the registry.*use OptimW")
-for strange in (3, torch.optim.SGD, None, 'DeepSpeedOptimWrapper'):
+for strange in (3, torch.optim.SGD, None):
     _add(
         f'wrapper type {strange}',
         Given(wrapper={'type': strange}),
         r'optim_wrapper\.type=.* is no OptimWrapper.*: use OptimWrapper',
     )
+_add(
+    'a wrapper of DeepSpeed',
+    Given(wrapper={'type': 'DeepSpeedOptimWrapper'}),
+    r"type='DeepSpeedOptimWrapper': weight rollback does not support DeepSpeed.*use DistributedDataParallel",
+)
 _add(
     'the wrapper without the constructor',
     Given(wrapper={'type': 'OLOROptimWrapper', 'constructor': ...}),
