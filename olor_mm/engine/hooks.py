@@ -1,6 +1,7 @@
 """ResumableRandomnessHook: the random numbers of a run as a function of seed, epoch and iteration."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,24 @@ class ResumableRandomnessHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed from the epoch: for what is drawn before its first iteration."""
         self._seed(runner, _EPOCH, runner.epoch)
+        self._load_again(runner)
+
+    def _load_again(self, runner: Runner) -> None:
+        """Take the batches that a resumed iteration-based run has had, where MMEngine would only count them.
+
+        The onedl-* fork advances the sampler alone, and its workers then draw other random numbers. Upstream takes the
+        batches itself.
+        """
+        loop: Any = runner.train_loop
+        if getattr(loop, 'fast_forward_on_resume', None) is not False or runner.iter == 0:
+            return
+        runner.logger.info(
+            f'ResumableRandomnessHook: loading {runner.iter} batches that have been trained on, and dropping them: so '
+            'the workers draw what they would have drawn'
+        )
+        for _ in range(runner.iter):
+            next(loop.dataloader_iterator)
+        loop.fast_forward_on_resume = True
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         """Seed from the iteration."""
