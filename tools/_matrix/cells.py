@@ -16,6 +16,9 @@ FORK = {
     'onedl-mmpretrain': '1.3.6',
     'onedl-mmcv': '2.3.6',
 }
+#: What the fork imports and upstream does not. imaug goes without its own requirements: it names two builds of opencv.
+FORK_ALSO = ('imageio', 'scikit-image')
+FORK_BARE = ('imaug',)
 
 
 class Cell(NamedTuple):

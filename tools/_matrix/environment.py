@@ -11,7 +11,7 @@ from _setup.host import Interpreter, needed_of_the_host, probe
 from _setup.process import SetupError
 from _setup.steps import CONSTRAINTS, OPENCVS, REQUIREMENTS, build_env, problems_of, use_checkout
 
-from .cells import LEVELS, Cell
+from .cells import FORK_ALSO, FORK_BARE, LEVELS, Cell
 
 __all__ = ['QUESTION', 'environment_of', 'set_up', 'versions_in']
 
@@ -100,7 +100,7 @@ def _torch(cell: Cell, environment: Environment) -> None:
 
 def _packages(cell: Cell, environment: Environment) -> None:
     # Upstream's mmengine and mmcv import pkg_resources, which setuptools 81 has no more.
-    build = ('setuptools',) if cell.fork else ('setuptools<81',)
+    build = ('setuptools', *FORK_ALSO) if cell.fork else ('setuptools<81',)
     files = [part for name in ('runtime', 'tests') for part in ('-r', str(REQUIREMENTS / f'{name}.txt'))]
     pinned = ['-c', str(CONSTRAINTS)] if _is_pinned(cell) else []
     environment.pip_install('packages', *pins(cell), *build, 'wheel', 'ninja', 'psutil', *files, *pinned)
@@ -126,6 +126,7 @@ def _engine(cell: Cell, environment: Environment) -> None:
 
 def _toolboxes(cell: Cell, environment: Environment) -> None:
     wanted = [f'{name}=={version}' for name, version in cell.family.items() if not name.endswith(('mmcv', 'mmengine'))]
+    wanted += FORK_BARE if cell.fork else ()
     environment.pip_install('toolboxes', '--no-deps', '--no-build-isolation', *wanted)
 
 
