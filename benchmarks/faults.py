@@ -1,0 +1,108 @@
+"""Breaks a small real training run in every way we could think of, and says what came of each.
+
+    python benchmarks/faults.py
+
+Writes ``faults.md`` and ``faults.json``, and quotes the table in docs/faults.md; ends with exit code 1 if anything came
+out otherwise than it should. About 15 minutes on two cores. A full and a read-only file system are mounted for it where
+the rights suffice (root); elsewhere a limit on file sizes takes their place.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parent
+RESULTS = BENCHMARKS / 'results'
+for _folder in (BENCHMARKS.parent, BENCHMARKS):
+    if str(_folder) not in sys.path:
+        sys.path.insert(0, str(_folder))
+
+
+def anchors(file: Path) -> dict:
+    """theta_0 in a checkpoint, by index of the parameter."""
+    from olor_mm.engine import load_from_local
+
+    state = load_from_local(str(file), 'cpu')['optimizer']['state']
+    return {index: kept['rollback_anchor'] for index, kept in state.items() if 'rollback_anchor' in kept}
+
+
+def main() -> int:
+    """Run what is asked for and write the table."""
+    from _common import machine
+    from _faults import commands, harness, mounts, scenarios
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=RESULTS, help='folder for faults.md and faults.json')
+    parser.add_argument('--only', default='', help='regular expression on the names of the scenarios')
+    parser.add_argument('--times', type=int, help='how often the random ones are done; default: 20')
+    args = parser.parse_args()
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix='olor_mm faults ') as folder:
+        base = Path(folder)
+        goal = harness.reference(base)
+        jobs = [
+            (
+                case.name,
+                lambda case=case: harness.interrupted(case, base, goal, args.times and min(case.times, args.times)),
+            )
+            for case in scenarios.INTERRUPTED
+        ]
+        jobs += [(case.name, lambda case=case: harness.harmed(case, base, goal)) for case in scenarios.HARMED]
+        jobs += [
+            (f'processes {a} {b}', lambda a=a, b=b: harness.world(a, b, base, anchors)) for a, b in scenarios.RANKS
+        ]
+        jobs += [(name, lambda run=run: run(base)) for name, run in commands.COMMANDS.items()]
+        rows = []
+        for name, job in jobs:
+            if not re.search(args.only, name):
+                continue
+            row = job()
+            rows.append(row)
+            print(f'{time.monotonic() - start:6.0f} s  {"WRONG" if row.wrong else "ok   "}  {row.fault}', flush=True)
+            for line in row.wrong:
+                print(f'    {line}', file=sys.stderr, flush=True)
+        disk = mounts.mounts()
+    result = {
+        'machine': machine('cpu'),
+        'date': time.strftime('%Y-%m-%d'),
+        'mounted': disk,
+        'seconds': round(time.monotonic() - start),
+        'rows': [vars(row) for row in rows],
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / 'faults.json').write_text(json.dumps(result, indent=2) + '\n')
+    (args.out / 'faults.md').write_text(table(result))
+    print(table(result))
+    if args.out == RESULTS and not args.only:
+        quote(table(result))
+    return int(any(row.wrong for row in rows))
+
+
+def quote(report: str) -> None:
+    """Put the report into docs/faults.md."""
+    page = BENCHMARKS.parent / 'docs' / 'faults.md'
+    before, begin, rest = page.read_text().partition('<!-- report -->\n')
+    _, end, after = rest.partition('<!-- end of report -->\n')
+    page.write_text(f'{before}{begin}\n{report}\n{end}{after}')
+
+
+def table(result: dict) -> str:
+    """The report as Markdown."""
+    header = ('fault', 'what the user sees', 'checkpoints', 'the run, or `--resume`')
+    lines = ['| ' + ' | '.join(header) + ' |', '|---' * len(header) + '|']
+    for row in result['rows']:
+        cells = (row['fault'], row['seen'], row['kept'], row['then'])
+        lines.append('| ' + ' | '.join(cell.replace('|', '\\|').replace('<', '\\<') for cell in cells) + ' |')
+    about = ', '.join(f'{key} {value}' for key, value in result['machine'].items())
+    disk = 'file systems mounted' if result['mounted'] else 'no file systems mounted: limits on file sizes instead'
+    return '\n'.join([*lines, '', f'{about}; {disk}; {result["date"]}, {result["seconds"]} s.', ''])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

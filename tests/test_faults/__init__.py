@@ -1,0 +1,1 @@
+"""A fast part of benchmarks/faults.py, and what docs/faults.md quotes of its report."""
