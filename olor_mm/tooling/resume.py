@@ -97,9 +97,11 @@ def _read(record: Path) -> str:
     """What last_checkpoint names, '' where it is missing, empty or not text of one line."""
     try:
         text = record.read_text(encoding='utf-8').strip()
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        # Raises where the text cannot be a path: one that is too long.
+        Path(text).exists()
+        return text if text.isprintable() else ''
+    except (OSError, UnicodeDecodeError, ValueError):
         return ''
-    return text if text.isprintable() else ''
 
 
 def _state(record: Path) -> str:
@@ -122,7 +124,7 @@ def _by_age(cfg: Mapping[str, Any]) -> Iterator[Path]:
         for file in folder.iterdir() if folder.is_dir() else ():
             match = pattern.fullmatch(file.name)
             if match:
-                numbered.append((max(int(number) for number in match.groups() if number), file))
+                numbered.append((max((int(number) for number in match.groups() if number), default=0), file))
     return (file for _, file in sorted(numbered, reverse=True))
 
 

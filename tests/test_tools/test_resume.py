@@ -64,7 +64,7 @@ def test_the_newest_whole_one_is_taken(run: Path, harm: Any, says: str) -> None:
     assert str(run / 'epoch_9.pth') in notes[1]
 
 
-@pytest.mark.parametrize('content', [None, b'', b'\xff\x00garbage\x01', b'no such file'])
+@pytest.mark.parametrize('content', [None, b'', b'\xff\x00garbage\x01', b'no such file', b'x' * 5000])
 def test_last_checkpoint_gone_or_garbled(run: Path, content: bytes | None) -> None:
     record = run / 'last_checkpoint'
     if content is None:
