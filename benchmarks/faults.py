@@ -76,12 +76,17 @@ def main() -> int:
         'rows': [vars(row) for row in rows],
     }
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.only and (args.out / 'faults.json').is_file():
+        # Done again: they take the place of the former ones.
+        former = json.loads((args.out / 'faults.json').read_text())
+        again = {row['fault']: row for row in result['rows']}
+        result = {**former, 'rows': [again.get(row['fault'], row) for row in former['rows']]}
     (args.out / 'faults.json').write_text(json.dumps(result, indent=2) + '\n')
     (args.out / 'faults.md').write_text(table(result))
     print(table(result))
-    if args.out == RESULTS and not args.only:
+    if args.out == RESULTS:
         quote(table(result))
-    return int(any(row.wrong for row in rows))
+    return int(any(row['wrong'] for row in result['rows']))
 
 
 def quote(report: str) -> None:
