@@ -116,7 +116,7 @@ def command(
     """Run a command in a session of its own; once its output holds a text, send a signal to it, or to its whole group.
 
     Raises:
-        RuntimeError: If processes of it are left behind.
+        RuntimeError: If processes of it are left behind. (By one that was killed a data worker may be.)
     """
     with log.open('w') as stream:
         process = subprocess.Popen(
@@ -134,26 +134,31 @@ def command(
             (os.killpg if group else os.kill)(process.pid, send)
         code = process.wait(max(deadline - time.monotonic(), 1))
         # Workers see within seconds that their parent is gone.
+        deadline = min(deadline, time.monotonic() + 20)
         while _alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
     except subprocess.TimeoutExpired:
         code = None
     finally:
         left = _alive(process.pid)
-        if left or process.poll() is None:
+        if left:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if left and code is not None:
+    if left and code is not None and code >= 0:
         raise RuntimeError(f'{arguments[0]} left processes behind')
     return Outcome(code, log.read_text())
 
 
 def _alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether a process of the group still runs; orphans that have ended may stay until the system reaps them."""
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            state, _, of_group = stat.read_text().rpartition(') ')[2].split()[:3]
+        except OSError:
+            continue
+        if int(of_group) == group and state not in 'ZX':
+            return True
+    return False
 
 
 def undamaged(folder: Path, checkpoints: Path | None = None) -> list[str]:

@@ -157,6 +157,7 @@ class RollbackSession:
 
         Raises:
             MissingAnchorError: If the run goes on from a checkpoint that has no theta_0, and ``anchor`` is not set.
+            WrongCheckpointError: If it goes on from that of another model.
             ValueError: If ``roots='loaded'`` and nothing was loaded, or the file of ``anchor`` does not fit.
         """
         if resumed and not self._resumed:
