@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,12 +94,30 @@ def terminable(last_words: Callable[[], None], grace: float = GRACE) -> Iterator
         watch.close()
 
 
+def _before_fork() -> None:
+    _forker[:] = [os.getpid(), threading.current_thread() is threading.main_thread()]
+
+
 def _leave_to_parent() -> None:
-    """In a process that was forked: the signal does what it does by default, and the parent hears nothing of it."""
+    """In a process that was forked: the signal does what it does by default, and the parent hears nothing of it.
+
+    It ends with its parent. A data worker sees by itself that its parent has been killed, but then waits for ever to
+    hand over a batch that is larger than a pipe.
+    """
     if _active:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        parent, by_main_thread = _forker
+        # The system means the thread that forked, and others may end before the process does.
+        if _prctl is not None and by_main_thread:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(EXIT_TERMINATED)
     _active.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+_forker: list[int] = [0, False]
+_PR_SET_PDEATHSIG = 1
+# Loaded beforehand: little is safe between a fork and its end. None where the system is not Linux.
+_prctl = getattr(ctypes.CDLL(None), 'prctl', None) if sys.platform == 'linux' else None
+os.register_at_fork(before=_before_fork, after_in_child=_leave_to_parent)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,34 @@ def test_a_forked_process_ends_alone():
     )
     assert process.communicate(timeout=20)[0] == ''
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the system does not tell a process that its parent has ended')
+def test_a_forked_process_ends_with_its_parent():
+    process = run(
+        """
+        import os, time
+        from signals import terminable
+        with terminable(lambda: None):
+            child = os.fork()
+            if not child:
+                time.sleep(60)
+            print('ready', flush=True)
+            print(child, flush=True)
+            time.sleep(60)
+        """
+    )
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs(pid):
+    try:
+        return Path('/proc', str(pid), 'stat').read_text().rpartition(') ')[2].split()[0] not in 'ZX'
+    except OSError:
+        return False
