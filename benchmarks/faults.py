@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,9 @@ def main() -> int:
     parser.add_argument('--times', type=int, help='how often the random ones are done; default: 20')
     args = parser.parse_args()
     os.environ.setdefault('OMP_NUM_THREADS', '1')
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background, where Ctrl-C is ignored, and so it would be by everything that is started here.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix='olor_mm faults ') as folder:
         base = Path(folder)

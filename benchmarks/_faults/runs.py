@@ -116,7 +116,7 @@ def command(
     """Run a command in a session of its own; once its output holds a text, send a signal to it, or to its whole group.
 
     Raises:
-        RuntimeError: If processes of it are left behind. (By one that was killed a data worker may be.)
+        RuntimeError: If processes of it are left behind.
     """
     with log.open('w') as stream:
         process = subprocess.Popen(
@@ -144,7 +144,7 @@ def command(
         if left:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if left and code is not None and code >= 0:
+    if left and code is not None:
         raise RuntimeError(f'{arguments[0]} left processes behind')
     return Outcome(code, log.read_text())
 
