@@ -20,7 +20,11 @@ __all__ = ['BENCHMARKS', 'REPO', 'Outcome', 'command', 'environment', 'ranks', '
 BENCHMARKS = Path(__file__).resolve().parents[1]
 REPO = BENCHMARKS.parent
 TIMEOUT = 240  # seconds
-_PRELOAD = ['torch', 'mmengine.runner', 'olor_mm.tooling', '_faults.job']
+# With what MMEngine imports late: for its list of versions, to print the config, and to draw.
+_PRELOAD = [
+    *('torch', 'mmengine.runner', 'olor_mm.tooling', '_faults.job'),
+    *('torchvision', 'yapf.yapflib.yapf_api', 'matplotlib.pyplot', 'matplotlib.backends.backend_agg'),
+]
 
 
 @dataclass
