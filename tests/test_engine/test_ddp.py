@@ -23,7 +23,7 @@ CASES = {
     },
     'unused parameters': {'find_unused_parameters': True, 'model': {'type': 'SmoothModel', 'every': 3}},
 }
-#: Rounding of the sums of gradients, grown over 9 steps; differences of 1e-16, 1e-7 and 1e-2 were seen. Below float32
+#: Rounding of the sums of gradients, grown over 9 steps; differences of 2e-16, 1e-7 and 4e-3 were seen. Below float32
 #: the pull is rounded with random numbers, which must be the same on all ranks.
 TOLERANCE = {'float64': 1e-13, 'float32': 1e-5, 'bfloat16': 5e-2}
 
