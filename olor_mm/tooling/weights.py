@@ -64,12 +64,18 @@ def check_file(file: str, what: str, *details: str) -> None:
         details: Further lines of the message: which option sets it.
 
     Raises:
-        InputError: If the file is missing, or was cut off: by a full disk, or by a run killed while it saved.
+        InputError: If the file is missing, or was cut off: by a full disk, or by a run killed while it saved. A folder
+            of shards, as FSDP saves them, is looked at shard by shard.
     """
     file = plain_address(file)
     if '://' in file:
         return
     path = Path(file).expanduser()
+    shards = sorted(path.glob('rank*.pth')) if path.is_dir() else []
+    for shard in shards:
+        check_file(str(shard), what, *details)
+    if shards:
+        return
     if not path.is_file():
         raise InputError(f'{what} is missing', f'looked for: {path.absolute()}', *details)
     with path.open('rb') as stream:
