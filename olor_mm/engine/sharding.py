@@ -43,7 +43,7 @@ def refuse_sharded(model: nn.Module) -> None:
         raise ValueError(
             'the model was wrapped in FullyShardedDataParallel before the optimizer wrapper with rollback was built: '
             f"use strategy=dict(type='{STRATEGY}', ...) with runner_type='FlexibleRunner' instead of FSDPStrategy, "
-            'which cannot resume on newer torch (2.2 and later), hides names from paramwise_cfg and drops the scale of '
+            'which cannot resume on newer torch, hides names from paramwise_cfg and drops the scale of '
             "mixed precision; or olor_mm.rollback.Rollback with torch's fully_shard in a loop of your own"
         )
 

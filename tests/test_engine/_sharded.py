@@ -35,6 +35,18 @@ def sharded_config(work_dir, world=2, *, state='full', blocks=True, wrapper=WRAP
     return config
 
 
+def probe(rank):
+    """Whether this torch shards on a CPU at all."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    torch.distributed.init_process_group('gloo')
+    try:
+        FullyShardedDataParallel(torch.nn.Linear(2, 2), device_id=torch.device('cpu'))(torch.ones(1, 2))
+    except (AttributeError, RuntimeError, ValueError) as error:
+        return f'FSDP of torch {torch.__version__} does not run on a CPU: {error}'
+    return ''
+
+
 _runs = iter(range(10**6))
 
 

@@ -14,12 +14,19 @@ from tests._torch import needs_fsdp_on_the_cpu
 
 from ._ranks import on_ranks
 from ._replicas import SmoothModel, replica, replica_config, state_of
-from ._sharded import ROLLBACK, WRAPPER, saved, sharded_config, sharded_run, shards_of
+from ._sharded import ROLLBACK, WRAPPER, probe, saved, sharded_config, sharded_run, shards_of
 from ._toy import make_runner
 
 #: Rounding of sums in another order, grown over 9 steps in float64.
 TOLERANCE = 1e-12
 PRETRAINED = {'type': 'Pretrained', 'checkpoint': 'FILE'}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _on_cpus():
+    (reason,) = on_ranks(1, probe)
+    if reason:
+        pytest.skip(reason)
 
 
 def plain(work_dir, world=1, **overrides):

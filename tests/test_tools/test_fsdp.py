@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_engine._sharded import saved, sharded_config
+pytest.importorskip('torch.distributed.fsdp')
+
+from tests.test_engine._ranks import on_ranks
+from tests.test_engine._sharded import probe, saved, sharded_config
 from tests.test_tools._small import TOOLS, run
 
 pytestmark = pytest.mark.slow
@@ -29,6 +32,9 @@ def _snippet() -> dict[str, Any]:
 
 @pytest.mark.parametrize('state', ['full', 'local'])
 def test_training_and_resuming(state: str, tmp_path: Path) -> None:
+    (reason,) = on_ranks(1, probe)
+    if reason:
+        pytest.skip(reason)
     config = sharded_config(str(tmp_path / 'my work'), 2)
     names = _snippet()
     assert names.keys() == {'runner_type', 'strategy', 'default_hooks'}
