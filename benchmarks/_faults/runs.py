@@ -67,7 +67,16 @@ def _arguments(folder: Path, options: Sequence[str]) -> list[str]:
 
 def _start(folder: Path, options: Sequence[str], environ: Mapping[str, str], log: Path) -> Any:
     process = _context().Process(target=_child, args=(_arguments(folder, options), str(log), dict(environ)))
-    process.start()
+    # The process that the others are forked from starts with the first; it looks for what to import there.
+    before = os.environ.get('PYTHONPATH')
+    os.environ['PYTHONPATH'] = environment()['PYTHONPATH']
+    try:
+        process.start()
+    finally:
+        if before is None:
+            del os.environ['PYTHONPATH']
+        else:
+            os.environ['PYTHONPATH'] = before
     return process
 
 
