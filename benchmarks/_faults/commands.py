@@ -38,7 +38,7 @@ def _ended(name: str, number: int, code: int, says: str, base: Path, group: bool
 def _row(name: str, code: int, said: str, wrong: list[str], same: bool, text: str) -> Row:
     if not same:
         wrong.append(f'not the same weights: {text[-1000:]}')
-    kept = 'NOT AS IT SHOULD BE' if wrong else 'all complete ones unchanged'
+    kept = 'NOT AS IT SHOULD BE' if wrong else 'all whole'
     return Row(name, f'exit code {code}: {said}', kept, 'identical continuation' if same else 'OTHER WEIGHTS', wrong)
 
 

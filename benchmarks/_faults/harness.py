@@ -25,7 +25,7 @@ class Row:
     Attributes:
         fault: What was broken.
         seen: What the user sees: exit code and message.
-        kept: What became of the checkpoints that were complete.
+        kept: What became of the checkpoints that were complete; '-' where a run that goes on replaces them as asked.
         then: What came of ``--resume``, or of the run itself.
         wrong: What is not as it should be; empty where all is well.
     """
@@ -157,7 +157,7 @@ def harmed(case: Harmed, base: Path, goal: Path) -> Row:
     if again.code != 0 or same_weights(last, goal) != (case.ends == IDENTICAL):
         wrong.append(f'exit code {again.code}, same weights: {same_weights(last, goal)}: {again.text[-600:]}')
     then = IDENTICAL if case.ends == IDENTICAL else f'{GOES_ON} as the config says'
-    return Row(case.name, _seen(0, said), _kept(wrong), then, wrong)
+    return Row(case.name, _seen(0, said), _kept(wrong, '-'), then, wrong)
 
 
 def world(first: int, second: int, base: Path, anchors: Callable[[Path], dict]) -> Row:
@@ -166,7 +166,8 @@ def world(first: int, second: int, base: Path, anchors: Callable[[Path], dict]) 
     start = (ranks if first > 1 else _alone)(base / name, first, '--cfg-options', 'train_cfg.max_epochs=2')
     theta_0 = anchors(base / name / 'epoch_2.pth') if start.code == 0 else {}
     again = (ranks if second > 1 else _alone)(base / name, second, '--resume')
-    says = rf'saved by {first} processes, resumed by {second}: batches are other ones' if first != second else None
+    says = rf'number of processes: {first} in the checkpoint, {second} now; batches are other ones'
+    says = says if first != second else None
     said, found = quote(says, again.text, base)
     wrong = [] if start.code == again.code == 0 and found else [f'{start.code}, {again.code}: {again.text[-1500:]}']
     last = base / name / LAST
@@ -182,7 +183,7 @@ def world(first: int, second: int, base: Path, anchors: Callable[[Path], dict]) 
         if not same_weights(straight / LAST, last):
             wrong.append('not the same weights')
     title = f'saved by {first} process{"es" if first > 1 else ""}, resumed by {second}'
-    return Row(title, _seen(0, said), _kept(wrong), then, wrong)
+    return Row(title, _seen(0, said), _kept(wrong, '-'), then, wrong)
 
 
 def _alone(folder: Path, number: int, *options: str) -> Outcome:
@@ -194,5 +195,5 @@ def _seen(code: int, said: str) -> str:
     return f'{how}: {said}' if said else how
 
 
-def _kept(wrong: Sequence[str]) -> str:
-    return 'NOT AS IT SHOULD BE' if wrong else 'all complete ones unchanged'
+def _kept(wrong: Sequence[str], else_: str = 'all complete ones unchanged') -> str:
+    return 'NOT AS IT SHOULD BE' if wrong else else_

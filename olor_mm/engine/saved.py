@@ -71,8 +71,8 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         lines.append('the present settings hold from here on; theta_0 is that of the checkpoint')
     if saved.get('world_size', now['world_size']) != now['world_size']:
         lines.append(
-            f'saved by {saved["world_size"]} processes, resumed by {now["world_size"]}: batches are other ones from '
-            'here on, so the run will not end with the weights that it would have had'
+            f'number of processes: {saved["world_size"]} in the checkpoint, {now["world_size"]} now; batches are other '
+            'ones from here on, so the run will not end with the weights that it would have had'
         )
     return lines
 
