@@ -147,7 +147,6 @@ def test_a_count_beyond_the_end_is_an_error():
         {'clip_grad': 0.1},
         {'clip_grad': {'type': 'norm'}},
         {'clip_grad': {'type': 'l2', 'max_norm': 1.0}},
-        {'optimizer': {'type': 'SGDD', 'lr': 0.1}},
         {'optimizer': {'type': 'SGD', 'lr': -1.0}},
         {'type': 'AmpOptimWrapper', 'loss_scale': 'static'},
         {'type': 'AmpOptimWrapper', 'loss_scale': 512},
