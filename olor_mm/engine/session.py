@@ -182,7 +182,9 @@ class RollbackSession:
         if self.shards is not None:
             # Reading theta_0 takes all ranks, so all must come to the same result.
             lacking = self.shards.any(lacking)
-        origin = self._origin(0 if lacking and not held else held)
+            # Of what the whole model has, not this rank.
+            held = held if lacking else len(rollback.levels) if held else 0
+        origin = self._origin(held)
         if lacking:
             rollback.give(self._given(rollback, held))
         try:

@@ -22,12 +22,22 @@ def wrap_blocks(module, recurse, nonwrapped_numel):
     return recurse or isinstance(module, (torch.nn.Sequential, SmoothBackbone))
 
 
-def sharded_config(work_dir, world=2, *, state='full', blocks=True, wrapper=WRAPPER, rollback=ROLLBACK, **overrides):
+@FUNCTIONS.register_module(force=True)
+def is_block(module):
+    return isinstance(module, torch.nn.Sequential)
+
+
+def sharded_config(
+    work_dir, world=2, *, state='full', blocks=True, lean=False, wrapper=WRAPPER, rollback=ROLLBACK, **overrides
+):
     """That of a run of 9 iterations, with a checkpoint every 3."""
     strategy = {'type': 'olor_mm.FSDPStrategy', 'state_dict_cfg': state}
     strategy['model_wrapper'] = {'type': 'MMFullyShardedDataParallel'}
     if blocks:
         strategy['model_wrapper']['auto_wrap_policy'] = 'wrap_blocks'
+    if lean:
+        strategy['model_wrapper']['mixed_precision'] = {'param_dtype': 'bfloat16', 'reduce_dtype': 'float32'}
+        strategy['activation_checkpointing'] = {'check_fn': 'is_block'}
     options = {'launcher': 'pytorch', 'env_cfg': {}, 'strategy': strategy, **overrides}
     config = replica_config(work_dir, world, rollback=rollback, **options)
     config.optim_wrapper.update(wrapper)

@@ -113,6 +113,19 @@ def test_weights_and_a_resume(state, blocks, alone, tmp_path):
         assert logged[step] == pytest.approx(values, rel=1e-9)
 
 
+def test_bfloat16_and_activation_checkpointing(tmp_path):
+    """Shards stay in float32, and so does theta_0."""
+    model = {'type': 'SmoothModel', 'dtype': 'float32'}
+    ranks = on_ranks(2, through, str(tmp_path), {'lean': True, 'model': model})
+    for whole, resumed in ranks:
+        equal(whole, resumed)
+        for kind in ('weights', 'theta_0'):
+            assert all(value.dtype == torch.float32 for value in whole[kind].values())
+    assert set(ranks[0][0]['theta_0']) == {name for name in ranks[0][0]['weights'] if name.startswith('backbone')} - {
+        name for name in ranks[0][0]['weights'] if name.startswith(('backbone.blocks.2', 'backbone.branch'))
+    }
+
+
 def test_weights_are_those_of_ddp(alone, tmp_path):
     for weights in on_ranks(2, ddp, str(tmp_path)):
         close(weights, alone[2]['weights'])
