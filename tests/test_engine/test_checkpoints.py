@@ -11,7 +11,10 @@ from mmengine.registry import HOOKS, METRICS
 
 from olor_mm.engine import CheckpointNotSavedError, DurableCheckpointHook, load_from_local
 from olor_mm.engine.integrity import damage
+from tests._torch import needs_fsdp_on_the_cpu
 
+from ._ranks import on_ranks
+from ._sharded import sharded_config, sharded_run
 from ._toy import make_runner, toy_config, weights
 
 OURS, THEIRS = 'olor_mm.DurableCheckpointHook', 'CheckpointHook'
@@ -146,6 +149,7 @@ def run_to(folder, at, monkeypatch, resume=False):
     return weights(runner), operations.count
 
 
+@pytest.mark.slow
 def test_stopped_at_any_operation_on_files(tmp_path, monkeypatch):
     expected, total = run_to(tmp_path / 'toy run', None, monkeypatch)
     # 3 epochs, 2 new bests, each with a second save of the last checkpoint.
@@ -225,3 +229,19 @@ def test_it_is_mmengines_hook_by_name_and_by_class():
     assert issubclass(DurableCheckpointHook, CheckpointHook)
     with pytest.raises(ValueError, match='max_invalid_losses'):
         DurableCheckpointHook(max_invalid_losses=-1)
+
+
+def shard(rank, work_dir):
+    config = sharded_config(work_dir, state='local')
+    config.default_hooks.checkpoint = {'type': OURS, 'interval': 1, 'max_keep_ckpts': 2}
+    sharded_run(config)
+
+
+@needs_fsdp_on_the_cpu
+@pytest.mark.slow
+def test_folders_of_shards(tmp_path):
+    on_ranks(2, shard, str(tmp_path))
+    assert names(tmp_path) == ['epoch_2.pth', 'epoch_3.pth']
+    assert sorted(path.name for path in (tmp_path / 'epoch_3.pth').iterdir()) == ['rank0.pth', 'rank1.pth']
+    assert damage(tmp_path / 'epoch_3.pth') is None
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
