@@ -55,7 +55,7 @@ INTERRUPTED = [
         'disk full at save: the file system has room for half of a checkpoint',
         dict(kind='full', at=4, size=100_000),
         code=2,
-        says=_NOT_SAVED.format('No space left on device'),
+        says=_NOT_SAVED.format('(?:No space left on device|File too large)'),
         disk=1500,
     ),
     Interrupted(
@@ -69,7 +69,7 @@ INTERRUPTED = [
         'checkpoints on a file system that has become read-only',
         dict(kind='read-only', at=4),
         code=2,
-        says=_NOT_SAVED.format('Read-only file system'),
+        says=_NOT_SAVED.format('(?:Read-only file system|File too large)'),
         disk=1500,
         fast=False,
     ),
