@@ -1,6 +1,5 @@
 """One run's rollback: from the settings and the model to levels, theta_0, the report and the checks."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -17,11 +16,12 @@ from . import monitor, saved
 from .agreement import Agreement
 from .checks import check_effect
 from .ledger import LoadLedger
-from .report import format_left_alone, format_report, format_unmatched
+from .loaded import roots_of_loaded
+from .origin import left_alone, no_theta_0, told_origin, warn_of_random_theta_0
+from .report import format_report
 from .settings import LOADED, RollbackSettings
 from .sharding import Shards, refuse_sharded, refuse_zero
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
-from .vit_checkpoints import scheme_for
 
 __all__ = ['RollbackSession']
 
@@ -175,6 +175,14 @@ class RollbackSession:
         rollback = self.rollback
         if rollback is None:
             return
+        held = self._take_theta_0(rollback, optimizer)
+        self._started_at = self.ledger.version
+        self._tell(held)
+        if self.settings.log:
+            monitor.install(self.measure)
+
+    def _take_theta_0(self, rollback: Rollback, optimizer: Optimizer) -> int:
+        """Returns of how many tensors the optimizer's state had it."""
         # An empty shard has no state, and needs none.
         rolled = [p for p in rollback.levels if p.numel()]
         held = sum(ANCHOR_KEY in optimizer.state.get(p, ()) for p in rolled)
@@ -184,25 +192,29 @@ class RollbackSession:
             lacking = self.shards.any(lacking)
             # Of what the whole model has, not this rank.
             held = held if lacking else len(rollback.levels) if held else 0
-        origin = self._origin(held)
         if lacking:
             rollback.give(self._given(rollback, held))
         try:
             rollback.capture(again=True)
         except MissingAnchorError as error:
             raise MissingAnchorError(f'{error}. The option is optim_wrapper.rollback.anchor') from None
-        self._started_at = self.ledger.version
+        return held
+
+    def _tell(self, held: int) -> None:
+        settings, seen = self.settings, not self._resumed and not self._initialised_before
         if self.layers is not None:
-            origin += self._left_alone()
+            origin = told_origin(self.rollback.levels if self.rollback else (), held, settings.anchor, self.ledger)
+            if settings.roots == LOADED and seen:
+                origin += left_alone(self.names, self.ledger)
             sizes = self.shards.sizes if self.shards is not None else None
             print_log(format_report(self.layers, self._covered(), self.levels, origin, sizes), logger='current')
         if self._saved is not None:
             saved.warn(saved.changes(self._saved, self.state_dict()))
             self._saved = None
-        if not self._resumed and not self._initialised_before and self.settings.anchor in (None, 'current'):
-            self._warn_of_random_theta_0()
-        if self.settings.log:
-            monitor.install(self.measure)
+        if seen and settings.anchor in (None, 'current'):
+            rolled = self.rollback.levels if self.rollback is not None else {}
+            named = {name: p for name, p in self.names.items() if p in rolled}
+            warn_of_random_theta_0(self._unwrapped(), named, self.ledger)
 
     def _attach_to_loaded(self, optimizer: Optimizer) -> None:
         loaded = {name for name, p in self.names.items() if p in self.ledger.delivered}
@@ -211,24 +223,7 @@ class RollbackSession:
         if self._resumed:
             kept = (name for name, p in self.names.items() if ANCHOR_KEY in optimizer.state.get(p, ()))
             loaded = set(self._saved_names if self._saved_names is not None else kept)
-        if not loaded and self._resumed:
-            raise MissingAnchorError(
-                "optim_wrapper.rollback.roots='loaded': the run is resumed from a checkpoint that was saved without "
-                "OLOR, so what had been loaded at its start is not known; name the roots, as ('backbone',), and give "
-                'optim_wrapper.rollback.anchor'
-            )
-        if not loaded:
-            raise ValueError(
-                "optim_wrapper.rollback.roots='loaded': no checkpoint delivered any parameter of the model; set "
-                "load_from or an init_cfg of type 'Pretrained', or name the roots, as ('backbone',)"
-            )
-        tops = {name.split('.')[0] for name in loaded}
-        children = [child for child, _ in self._unwrapped().named_children() if child in tops]
-        # Heads run last wherever they are registered: DETR's is in front of its encoder. A model without a backbone
-        # of that name is one itself.
-        roots = sorted(children, key=lambda child: 'head' in child)
-        whole = not tops <= set(children) or not any('backbone' in child for child in children)
-        layers = self._assign(('',) if whole else roots)
+        layers = self._assign(roots_of_loaded(self._unwrapped(), loaded, self._resumed))
         index = {name: i for name, i in layers.index.items() if name in loaded}
         self.layers = LayerTable(index=index, num_layers=layers.num_layers, labels=layers.labels, how=layers.how)
         if self.rollback is not None:
@@ -249,47 +244,8 @@ class RollbackSession:
             read = anchors_of_init_cfg if anchor == 'init_cfg' else partial(anchors_of_file, anchor)
             return self.shards.anchors(read, wanted) if self.shards is not None else read(self._unwrapped(), wanted)
         if self._resumed and anchor is None and not held and self._saved_names is None:
-            raise MissingAnchorError(
-                f'the run is resumed, but its checkpoint has no theta_0 of the {len(wanted)} tensors to be pulled back '
-                '(it was saved without OLOR, or with save_optimizer=False). Pulling them back to what they are now '
-                'would keep the fine-tuned weights, not the pre-trained ones. Set optim_wrapper.rollback.anchor to '
-                "the file with the pre-trained weights, to 'init_cfg' for those that the model's init_cfg names, or to "
-                "'current' if the resumed weights are the ones to keep"
-            )
+            raise no_theta_0(len(wanted))
         return {}
-
-    def _origin(self, held: int) -> list[str]:
-        """Where theta_0 came from, in words."""
-        rolled = self.rollback.levels if self.rollback is not None else {}
-        if held:
-            return [f'theta_0: {held} of {len(rolled)} tensors from the resumed checkpoint']
-        if self.settings.anchor not in (None, 'current'):
-            return [f'theta_0: {len(rolled)} tensors from anchor={self.settings.anchor!r}']
-        params = [p for p in rolled if p.requires_grad]
-        return [f'theta_0: {n} of {len(params)} tensors from {f}' for f, n in self.ledger.sources(params).items()]
-
-    def _left_alone(self) -> list[str]:
-        """With ``roots='loaded'``: what is not pulled back, and why. FlexibleRunner loads before anyone can see it."""
-        if self.settings.roots != LOADED or self._resumed or self._initialised_before:
-            return []
-        return format_left_alone(
-            {k: p for k, p in self.names.items() if p not in self.ledger.delivered}, self.ledger.mismatched
-        )
-
-    def _warn_of_random_theta_0(self) -> None:
-        """Say which weights are pulled back to values that no checkpoint delivered."""
-        rolled = self.rollback.levels if self.rollback is not None else {}
-        names = {name: p for name, p in self.names.items() if p in rolled and p.requires_grad}
-        unmatched = {name: p for name, p in names.items() if p not in self.ledger.delivered}
-        if not unmatched:
-            return
-        text = format_unmatched(unmatched, len(names), self.ledger.mismatched)
-        if 2 * len(unmatched) > len(names):
-            schemes = {scheme_for(dict(child.named_parameters())) for child in self._unwrapped().children()} - {None}
-            text += ''.join(
-                f" A ViT under another library's names loads with {scheme!r} before it." for scheme in schemes
-            )
-        print_log(text, logger='current', level=logging.WARNING)
 
     # ---------------------------------------------------------------- while training
 
