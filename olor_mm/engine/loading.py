@@ -31,7 +31,6 @@ from mmengine.runner import (
 from olor_mm.rollback._files import BrokenCheckpointError, UnsafeCheckpointError, read_safetensors, read_torch
 
 from ._records import BUILDABLE, NAMES
-from .integrity import damage
 
 __all__ = [
     'BrokenCheckpointError',
@@ -79,12 +78,6 @@ def _remember(checkpoint: Any, source: str) -> Any:
 def _read(file: str | io.BytesIO, name: str, map_location: Any) -> Any:
     if isinstance(file, str) and file.endswith('.safetensors'):
         return {'state_dict': read_safetensors(file, name)}
-    found = damage(file) if isinstance(file, str) else None
-    if found is not None:
-        raise BrokenCheckpointError(
-            f'{name} is no checkpoint of torch.save, or an incomplete one: {found}; nothing of it was loaded; give '
-            'another checkpoint'
-        )
     return read_torch(file, name, map_location, NAMES, BUILDABLE)
 
 

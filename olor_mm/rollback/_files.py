@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ._integrity import damage
 from ._pickles import restricted_pickle
 
 __all__ = ['BrokenCheckpointError', 'UnsafeCheckpointError', 'read_safetensors', 'read_torch']
@@ -49,8 +50,14 @@ def read_torch(
 
     Raises:
         UnsafeCheckpointError: If the file holds anything else.
-        BrokenCheckpointError: If it is no checkpoint, or an incomplete one.
+        BrokenCheckpointError: If it is no checkpoint, an incomplete one, or one that was changed after it was written.
     """
+    found = damage(file)
+    if found is not None:
+        raise BrokenCheckpointError(
+            f'{name} is no checkpoint of torch.save, or an incomplete one: {found}; nothing of it was loaded; give '
+            'another checkpoint'
+        )
     _refuse_torchscript(file, name)
     try:
         if weights_only_takes_names():

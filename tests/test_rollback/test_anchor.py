@@ -291,3 +291,18 @@ def test_discrepancy_is_its_definition():
         then = torch.cat([t.flatten() for t in start[2 * i : 2 * i + 2]])
         assert found[i] == pytest.approx(((now - then).norm() / then.norm()).item(), rel=1e-6)
     assert 'none' not in found
+
+
+@pytest.mark.parametrize('where', ['file', 'Rollback'])
+def test_a_file_that_was_changed_after_it_was_written_is_no_anchor(where, tmp_path):
+    param = torch.nn.Parameter(torch.arange(1000.0))
+    file = tmp_path / 'x.pth'
+    torch.save({'w': param.detach()}, file)
+    data = bytearray(file.read_bytes())
+    data[data.index(param.detach().numpy().tobytes()) + 2001] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RuntimeError, match=r'x\.pth .*changed after it was written'):
+        if where == 'file':
+            anchors_from_file(file, [('w', param)])
+        else:
+            Rollback(torch.optim.SGD([param], lr=0.1), {param: 0.1}, anchor=file, names={param: 'w'})
