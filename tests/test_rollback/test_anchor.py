@@ -293,16 +293,13 @@ def test_discrepancy_is_its_definition():
     assert 'none' not in found
 
 
-@pytest.mark.parametrize('where', ['file', 'Rollback'])
-def test_a_file_that_was_changed_after_it_was_written_is_no_anchor(where, tmp_path):
+def test_a_file_that_was_changed_after_it_was_written_is_no_anchor(tmp_path):
     param = torch.nn.Parameter(torch.arange(1000.0))
     file = tmp_path / 'x.pth'
     torch.save({'w': param.detach()}, file)
     data = bytearray(file.read_bytes())
     data[data.index(param.detach().numpy().tobytes()) + 2001] ^= 1
     file.write_bytes(data)
-    with pytest.raises(RuntimeError, match=r'x\.pth .*changed after it was written'):
-        if where == 'file':
-            anchors_from_file(file, [('w', param)])
-        else:
-            Rollback(torch.optim.SGD([param], lr=0.1), {param: 0.1}, anchor=file, names={param: 'w'})
+    optimizer = torch.optim.SGD([param], lr=0.1)
+    with pytest.raises(RuntimeError, match=r"x\.pth' .*changed after it was written"):
+        Rollback(optimizer, {param: 0.1}, anchor=file, names={param: 'w'})
