@@ -94,7 +94,8 @@ def free_move(before: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]
         return lr * state['momentum_buffer']
     beta1, beta2 = group['betas']
     root = (state['exp_avg_sq'] / (1 - beta2)).sqrt() + group['eps']
-    decay = group['weight_decay'] * before if group['decoupled_weight_decay'] else 0.0
+    # Not every torch says it; no Adam of ours has weight decay.
+    decay = group['weight_decay'] * before if group.get('decoupled_weight_decay', True) else 0.0
     return lr * (state['exp_avg'] / (1 - beta1) / root + decay)
 
 
