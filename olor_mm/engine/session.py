@@ -77,7 +77,7 @@ class RollbackSession:
         self.ledger.adopt(ledger)
         self._initialised_before = False
         if self.rollback is not None:
-            self.rollback.shard = shards.index
+            self.rollback.shards = shards.numbers
 
     def attach(self, optimizer: Optimizer) -> None:
         """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
@@ -106,7 +106,8 @@ class RollbackSession:
         names = {p: name for name, p in covered.items()}
         anchor = 'current' if settings.anchor == 'current' else None
         self.rollback = Rollback(optimizer, self.levels, anchor=anchor, names=names, form=settings.form)
-        self.rollback.shard = self.shards.index if self.shards is not None else 0
+        if self.shards is not None:
+            self.rollback.shards = self.shards.numbers
 
     def follow(self, optimizer: Optimizer) -> None:
         """Move to another optimizer, which a strategy has put in place of the one that the wrapper was built with.

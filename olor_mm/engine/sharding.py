@@ -118,6 +118,11 @@ class Shards:
         """Which of the shards this rank holds."""
         return dist.get_rank(self._group)
 
+    @property
+    def numbers(self) -> dict[Tensor, int]:
+        """Parameter to the number of its shard here; 0 for what every rank has whole, so that all round it alike."""
+        return {p: self.index if self._is_cut(p) else 0 for p in self.sizes}
+
     # ---------------------------------------------------------------- over all shards
 
     def once(self, params: Iterable[Tensor]) -> list[Tensor]:

@@ -113,8 +113,8 @@ class Rollback:
         self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
         self.num_rolled_back = 0
-        #: Number of the shard where the parameters are plain tensors cut by something that torch does not tell of.
-        self.shard = 0
+        #: Parameter to the number of its shard here, where a plain tensor is one and torch does not tell.
+        self.shards: Mapping[Tensor, int] = {}
         self._batches: list[_Batch] | None = None
         self._active: tuple[bool, ...] = ()
         self._handles: list[Any] = []
@@ -287,7 +287,7 @@ class Rollback:
                 anchor = self._store[param]
                 here = local(param)
                 dense = _is_dense(here) and here.stride() == local(anchor).stride()
-                spread, shard = is_spread(param), self.shard + shard_index(param)
+                spread, shard = is_spread(param), self.shards.get(param, 0) + shard_index(param)
                 key = (here.device, here.dtype, dense, spread, shard)
                 batch = batches.setdefault(key, _Batch(dense, spread, shard))
                 batch.params.append(param)

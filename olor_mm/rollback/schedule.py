@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .anchor import INITIAL_LR_KEY
@@ -15,23 +16,39 @@ def lr_ratio(group: dict[str, Any]) -> float | Tensor:
     lr = group.get('lr')
     if lr is None:
         return 1.0
-    if isinstance(lr, Tensor) and lr.device.type == 'cpu':
+    if isinstance(lr, Tensor):
+        if lr.device.type != 'cpu':
+            return _ratio_on_device(group, lr)
         lr = lr.item()
     initial = group.get('initial_lr')
     if initial is None:
         initial = group.get(INITIAL_LR_KEY, 0.0)
-        if not isinstance(lr, Tensor) and not initial and lr > 0:
+        if not initial and lr > 0:
             initial = group[INITIAL_LR_KEY] = lr
-        elif isinstance(lr, Tensor) and not isinstance(initial, Tensor):
-            initial = group[INITIAL_LR_KEY] = lr.clone()
-        elif not isinstance(lr, Tensor) and lr > initial * (1 + 1e-6) > 0:
+        elif lr > initial * (1 + 1e-6) > 0:
+            # The text is the same at every step, so that Python's filter shows it once.
             warnings.warn(
-                f'the learning rate {lr:.3g} is above {initial:.3g}, that of the first step, which stands for the peak '
-                'in the strength of the rollback: weights are pulled back more than their level says. Set '
+                f'the learning rate is above {initial:.3g}, that of the first step, which stands for the peak in the '
+                'strength of the rollback: weights are pulled back more than their level says. Set '
                 "group['initial_lr'] of every param_group to the peak before the first step, as schedulers do",
                 stacklevel=2,
             )
-    if isinstance(lr, Tensor):
-        return lr / initial
     initial = float(initial)
     return lr / initial if initial > 0 else 0.0
+
+
+def _ratio_on_device(group: dict[str, Any], lr: Tensor) -> Tensor:
+    """The same without a wait for the device."""
+    initial = group.get('initial_lr')
+    if initial is None:
+        initial = group.get(INITIAL_LR_KEY, 0.0)
+        if isinstance(initial, Tensor):
+            # The first one above 0, as the device finds it.
+            initial = initial.to(lr.device)
+            initial = torch.where(initial > 0, initial, lr)
+        elif not initial:
+            initial = lr.clone()
+        group[INITIAL_LR_KEY] = initial
+    if isinstance(initial, Tensor):
+        return torch.where(initial > 0, lr / initial, torch.zeros_like(lr))
+    return lr / initial if initial > 0 else torch.zeros_like(lr)

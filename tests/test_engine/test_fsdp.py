@@ -232,3 +232,32 @@ def foreign(rank, work_dir):
 def test_mmengines_own_strategy_is_refused(tmp_path):
     (text,) = on_ranks(1, foreign, str(tmp_path))
     assert "strategy=dict(type='olor_mm.FSDPStrategy'" in text
+
+
+def _whole_tensors_in_bfloat16(rank):
+    """Weights of NO_SHARD, which every rank has whole, after some rounded pulls."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    from olor_mm.engine.sharding import Shards
+    from olor_mm.rollback import Rollback
+
+    torch.distributed.init_process_group('gloo')
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.Linear(32, 32)).bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    rollback = Rollback(optimizer, dict.fromkeys(model.parameters(), 0.01))
+    shards = Shards(model)
+    options = {'use_orig_params': True, 'device_id': torch.device('cpu')}
+    wrapped = FullyShardedDataParallel(model, sharding_strategy=ShardingStrategy.NO_SHARD, **options)
+    shards.bind(wrapped)
+    rollback.shards = shards.numbers
+    for _ in range(3):
+        optimizer.zero_grad()
+        wrapped(torch.full((4, 32), rank + 1.0).bfloat16()).float().square().mean().backward()
+        optimizer.step()
+    return [p.detach().float() for p in model.parameters()]
+
+
+def test_what_every_rank_has_whole_is_rounded_alike():
+    one, other = on_ranks(2, _whole_tensors_in_bfloat16)
+    assert all(torch.equal(p, q) for p, q in zip(one, other, strict=True))

@@ -274,7 +274,7 @@ def test_a_warm_up_by_hand_is_warned_of_unless_the_peak_is_said():
             optimizer.step()
         return p.item()
 
-    with pytest.warns(UserWarning, match=r'0\.1 is above 0\.01.*initial_lr'):
+    with pytest.warns(UserWarning, match=r'learning rate is above 0\.01.*initial_lr'):
         assert run(None) == 1.0
     with warnings.catch_warnings():
         warnings.simplefilter('error')
