@@ -1,10 +1,8 @@
 """DurableCheckpointHook: a checkpoint has its name only when it is complete, and the one before goes only then."""
 
-import errno
 import hashlib
 import os
 import pickle
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +18,11 @@ from olor_mm.registry import HOOKS
 from .finite import LossWatch, check_weights
 from .integrity import last_complete
 from .loading import load_from_local
+from .replacing import PART, put_in_place, remove, restore
 from .saved import changed_statement, warn
 
 __all__ = ['CheckpointNotSavedError', 'DurableCheckpointHook']
 
-#: How a name ends while the file is being written; it begins with a dot.
-_PART = '.olor-part'
 #: Strategies whose checkpoints name themselves in other files, so that they cannot be renamed.
 _SELF_NAMING = ('DeepSpeedStrategy', 'ColossalAIStrategy')
 
@@ -65,10 +62,10 @@ class DurableCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, check_finite: bool = True, max_invalid_losses: int = 100, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if max_invalid_losses < 0:
+        if not isinstance(max_invalid_losses, int) or isinstance(max_invalid_losses, bool) or max_invalid_losses < 0:
             raise ValueError(
-                f'default_hooks.checkpoint.max_invalid_losses={max_invalid_losses!r} must be 0 or more: 0 stops at '
-                'the first one'
+                f'default_hooks.checkpoint.max_invalid_losses={max_invalid_losses!r} must be a whole number of 0 or '
+                'more: 0 stops at the first one'
             )
         self.watch = LossWatch(max_invalid_losses) if check_finite else None
         self._superseded: list[str] = []
@@ -79,7 +76,7 @@ class DurableCheckpointHook(CheckpointHook):
         """Prepare as MMEngine does, and remove what an earlier run left half-written."""
         super().before_train(runner)
         self.file_backend: Any = _KeepsForNow(self.file_backend, self._superseded)
-        self._remove_leftovers()
+        self._remove_leftovers(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Say so where a resumed run does not get the schedule of its config: MMEngine does not."""
@@ -129,6 +126,12 @@ class DurableCheckpointHook(CheckpointHook):
         if not self._is_local():
             super()._publish_model(runner, ckpt_path)
             return
+        if os.path.isdir(ckpt_path):
+            runner.logger.warning(
+                f'{ckpt_path} is not published: it is a folder of shards, and published_keys '
+                f"({', '.join(self.published_keys)}) is for files, as strategy.state_dict_cfg='full' makes them"
+            )
+            return
         checkpoint = load_from_local(ckpt_path, 'cpu')
         dropped = [key for key in checkpoint if key not in self.published_keys]
         for key in dropped:
@@ -164,7 +167,10 @@ class DurableCheckpointHook(CheckpointHook):
         if not self._is_local() or type(strategy).__name__ in _SELF_NAMING:
             runner.save_checkpoint(out_dir, name, *arguments, **options)
             return
-        self._remove_leftovers()
+        self._remove_leftovers(runner)
+        if strategy is not None:
+            # Ranks that write into one folder must not do so before it is tidied up.
+            barrier()
         with _written(Path(final), runner, in_place=is_main_process()) as part:
             runner.save_checkpoint(out_dir, os.path.join(os.path.dirname(name), part.name), *arguments, **options)
             if strategy is not None:
@@ -185,10 +191,15 @@ class DurableCheckpointHook(CheckpointHook):
                 continue
             runner.logger.info(f'{path} is removed: it has a successor')
 
-    def _remove_leftovers(self) -> None:
-        if is_main_process() and self._is_local() and Path(self.out_dir).is_dir():
-            for part in Path(self.out_dir).glob(f'.*{_PART}'):
-                _remove(part)
+    def _remove_leftovers(self, runner: Runner) -> None:
+        if not is_main_process():
+            return
+        remove(Path(runner.work_dir, f'.last_checkpoint{PART}'))
+        folder = Path(self.out_dir)
+        if self._is_local() and folder.is_dir():
+            restore(folder, discard=True)
+            for part in folder.glob(f'.*{PART}'):
+                remove(part)
 
 
 class _KeepsForNow:
@@ -228,13 +239,13 @@ def _written(final: Path, runner: Any, in_place: bool = True) -> Iterator[Path]:
     Raises:
         CheckpointNotSavedError: If the file system refuses.
     """
-    part = final.with_name(f'.{final.name}{_PART}')
+    part = final.with_name(f'.{final.name}{PART}')
     try:
         yield part
         if in_place:
-            _put_in_place(part, final)
+            put_in_place(part, final)
     except OSError as error:
-        _remove(part)
+        remove(part)
         latest = last_complete(runner.work_dir)
         kept = f'the last complete checkpoint is {latest}' if latest else 'there is no earlier checkpoint'
         raise CheckpointNotSavedError(
@@ -244,38 +255,5 @@ def _written(final: Path, runner: Any, in_place: bool = True) -> Iterator[Path]:
         ) from error
     except BaseException:
         if in_place:
-            _remove(part)
+            remove(part)
         raise
-
-
-def _put_in_place(part: Path, final: Path) -> None:
-    for path in [*part.iterdir(), part] if part.is_dir() else [part]:
-        _flush(path)
-    if final.is_dir():
-        # A folder is not replaced in one go.
-        shutil.rmtree(final)
-    os.replace(part, final)
-    _flush(final.parent)
-
-
-def _flush(path: Path) -> None:
-    """See that what was written is on the disk, where the file system has a way to do so."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _remove(part: Path) -> None:
-    try:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
-    except OSError:
-        # On a disk that has become read-only, say; the error that led here says so.
-        return

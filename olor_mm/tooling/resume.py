@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..engine.integrity import damage, newest_whole
+from ..engine.replacing import restore
 from .errors import InputError
 from .weights import check_file
 
@@ -33,6 +34,8 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
     Raises:
         InputError: If the checkpoint is missing or damaged, or all are.
     """
+    for folder in _folders(cfg):
+        restore(folder)
     if resume != 'auto':
         _check_given(resume, cfg)
         cfg.resume, cfg.load_from = True, resume
@@ -113,19 +116,28 @@ def _by_age(cfg: Mapping[str, Any]) -> Iterator[Path]:
 
     Those are without an optimizer's state.
     """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    hook = _hook(cfg)
     names = [hook['filename_tmpl']] if hook.get('filename_tmpl') else ['epoch_{}.pth', 'iter_{}.pth']
     pattern = re.compile('|'.join(r'(\d+)'.join(map(re.escape, name.split('{}', 1))) for name in names))
-    folders = [Path(cfg['work_dir'])]
-    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
-        folders.append(Path(hook['out_dir'], Path(cfg['work_dir']).name))
     numbered = []
-    for folder in folders:
+    for folder in _folders(cfg):
         for file in folder.iterdir() if folder.is_dir() else ():
             match = pattern.fullmatch(file.name)
             if match:
                 numbered.append((max((int(number) for number in match.groups() if number), default=0), file))
     return (file for _, file in sorted(numbered, reverse=True))
+
+
+def _hook(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+
+
+def _folders(cfg: Mapping[str, Any]) -> list[Path]:
+    """Where the run's checkpoints are."""
+    folders, out_dir = [Path(cfg['work_dir'])], _hook(cfg).get('out_dir')
+    if out_dir and '://' not in str(out_dir):
+        folders.append(Path(out_dir, Path(cfg['work_dir']).name))
+    return folders
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -1,16 +1,21 @@
 """The durable checkpoint hook: MMEngine's files, complete or not there at all, and never one too few."""
 
 import os
+import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, METRICS
 
 from olor_mm.engine import CheckpointNotSavedError, DurableCheckpointHook, load_from_local
 from olor_mm.engine.integrity import damage
+from olor_mm.engine.replacing import put_in_place, restore
 from tests._torch import needs_fsdp_on_the_cpu
 
 from ._ranks import on_ranks
@@ -219,16 +224,21 @@ def test_another_folder_and_leftovers(tmp_path):
     (out / '.epoch_7.pth.olor-part').write_bytes(b'half')
     (out / '.epoch_8.pth.olor-part').mkdir()
     (out / 'mine.pth').write_bytes(b'of the user')
+    (tmp_path / 'my run').mkdir()
+    (tmp_path / 'my run' / '.last_checkpoint.olor-part').write_bytes(b'half')
+    (tmp_path / 'my run' / '.mine.olor-part').write_bytes(b'of the user')
     runner = make_runner(config_of(tmp_path / 'my run', out_dir=str(tmp_path / 'out')))
     runner.train()
     assert names(out) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'mine.pth']
     assert (tmp_path / 'my run' / 'last_checkpoint').read_text() == str(out / 'epoch_3.pth')
+    assert names(tmp_path / 'my run') == ['.mine.olor-part']
 
 
 def test_it_is_mmengines_hook_by_name_and_by_class():
     assert issubclass(DurableCheckpointHook, CheckpointHook)
-    with pytest.raises(ValueError, match='max_invalid_losses'):
-        DurableCheckpointHook(max_invalid_losses=-1)
+    for value in (-1, 'a', 1.5, True, None):
+        with pytest.raises(ValueError, match='max_invalid_losses'):
+            DurableCheckpointHook(max_invalid_losses=value)
 
 
 def shard(rank, work_dir):
@@ -245,3 +255,92 @@ def test_folders_of_shards(tmp_path):
     assert sorted(path.name for path in (tmp_path / 'epoch_3.pth').iterdir()) == ['rank0.pth', 'rank1.pth']
     assert damage(tmp_path / 'epoch_3.pth') is None
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
+
+
+def test_a_folder_of_shards_is_not_published(tmp_path):
+    folder_of(tmp_path / 'epoch_3.pth', 'shards')
+    hook = DurableCheckpointHook(published_keys=['state_dict'])
+    hook.file_backend = get_file_backend(str(tmp_path))
+    told = []
+    logger = SimpleNamespace(warning=told.append)
+    hook._publish_model(SimpleNamespace(logger=logger, work_dir=str(tmp_path)), str(tmp_path / 'epoch_3.pth'))
+    assert names(tmp_path) == ['epoch_3.pth']
+    assert 'is not published' in told[0]
+
+
+def write_shard(rank, folder):
+    """As a strategy with shards does it, with a master that is behind the others."""
+    torch.distributed.init_process_group('gloo')
+    hook = DurableCheckpointHook(check_finite=False)
+    hook.out_dir, hook.file_backend = folder, get_file_backend(folder)
+
+    def save(out_dir, name, *arguments, **options):
+        part = Path(out_dir, name)
+        part.mkdir(parents=True, exist_ok=True)
+        torch.save({'rank': rank}, part / f'rank{rank}.pth')
+        torch.distributed.barrier()
+
+    runner = SimpleNamespace(strategy=object(), save_checkpoint=save, work_dir=folder)
+    if rank == 0:
+        time.sleep(0.5)
+    hook.save(runner, folder, 'epoch_1.pth', (), {})
+    torch.distributed.barrier()
+
+
+def test_a_master_that_is_behind_removes_no_shard(tmp_path):
+    on_ranks(2, write_shard, str(tmp_path))
+    assert sorted(path.name for path in (tmp_path / 'epoch_1.pth').iterdir()) == ['rank0.pth', 'rank1.pth']
+
+
+def folder_of(path, content):
+    path.mkdir(exist_ok=True)
+    for rank in range(2):
+        torch.save({'content': content}, path / f'rank{rank}.pth')
+
+
+def contents(path):
+    return {load_from_local(str(file))['content'] for file in path.iterdir()}
+
+
+@pytest.mark.parametrize('kind', [Kill, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize('at', [1, 2, 3, 4])
+def test_a_folder_is_replaced_without_a_moment_without_it(at, kind, tmp_path, monkeypatch):
+    final, part = tmp_path / 'epoch_3.pth', tmp_path / '.epoch_3.pth.olor-part'
+    folder_of(final, 'old')
+    folder_of(part, 'new')
+    steps = iter(range(1, 99))
+
+    def broken(module, name):
+        inner = getattr(module, name)
+
+        def call(path, *arguments, **options):
+            if not isinstance(path, int) or name == 'replace':
+                step = next(steps)
+                # A kill gives no second chance to put things right.
+                if step == at or (kind is Kill and step > at):
+                    raise kind
+            return inner(path, *arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as context:
+        context.setattr(os, 'replace', broken(os, 'replace'))
+        context.setattr(shutil, 'rmtree', broken(shutil, 'rmtree'))
+        if at <= 2 or (at == 3 and kind is not OSError):
+            with pytest.raises(kind):
+                put_in_place(part, final)
+        else:
+            put_in_place(part, final)
+    if kind is not Kill or at == 1:
+        assert final.exists()
+    restore(tmp_path, discard=True)
+    assert contents(final) == {'old' if at <= 2 else 'new'}
+    assert not list(tmp_path.glob('.*.olor-old'))
+
+
+def test_a_file_gives_way_to_a_folder(tmp_path):
+    torch.save({'content': 'old'}, tmp_path / 'epoch_3.pth')
+    folder_of(tmp_path / '.epoch_3.pth.olor-part', 'new')
+    put_in_place(tmp_path / '.epoch_3.pth.olor-part', tmp_path / 'epoch_3.pth')
+    assert contents(tmp_path / 'epoch_3.pth') == {'new'}
+    assert names(tmp_path) == ['epoch_3.pth']

@@ -104,3 +104,17 @@ def test_another_folder_and_another_name(run: Path, tmp_path: Path) -> None:
     cfg = config(run, default_hooks=dict(checkpoint=hook))
     apply_resume(cfg, 'auto')
     assert cfg.load_from == str(folder / 'ep-3.ckpt')
+
+
+@pytest.mark.parametrize('resume', ['auto', 'given'])
+def test_a_folder_that_was_set_aside_when_its_successor_should_take_its_place(run: Path, resume: str) -> None:
+    """A kill in the very moment in which a folder of shards is replaced."""
+    aside = run / '.epoch_11.pth.olor-old'
+    aside.mkdir()
+    torch.save({'meta': {}}, aside / 'rank0.pth')
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_11.pth'))
+    cfg = config(run)
+    apply_resume(cfg, resume if resume == 'auto' else str(run / 'epoch_11.pth'))
+    assert Path(cfg.load_from).name == 'epoch_11.pth'
+    assert (run / 'epoch_11.pth' / 'rank0.pth').exists()
+    assert not aside.exists()
