@@ -6,6 +6,7 @@ import dis
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,13 @@ __all__ = ['InputError', 'explain', 'run_command', 'say', 'speaks']
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
+# Seconds for rank 0 to say the same, and for the launcher to end this process.
+_TURN = 2.0
 # What olor_mm raises where a setting, a file or a package is not as it has to be.
 _REFUSALS = (ValueError, RuntimeError, FileNotFoundError, ImportError)
 # Of olor_mm.datasets, which is not imported for them: it needs mmpretrain.
 _DATA_ERRORS = ('DatasetLayoutError', 'UnreadableImageError')
+_RANKS = ('RANK', 'SLURM_PROCID', 'LOCAL_RANK', 'SLURM_LOCALID')
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -38,6 +42,8 @@ class InputError(Exception):
 
 def speaks() -> bool:
     """Whether this process prints for its machine: rank 0 of it, so that one mistake is reported once.
+
+    What another rank alone has met, such as a NaN, that rank says itself, a little later (:func:`run_command`).
 
     Every machine speaks for itself, because a file can be missing on the second one alone.
     """
@@ -66,9 +72,20 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | 
         explained = explain(error)
         if explained is None:
             raise
-        say(f'error: {explained}')
+        _say_error(explained)
         return EXIT_INPUT_ERROR
     return 0
+
+
+def _say_error(explained: InputError) -> None:
+    if not speaks():
+        # The same mistake of all: rank 0 has said it by then, and the launcher has ended this process.
+        sys.stdout.flush()
+        time.sleep(_TURN)
+        rank = next((os.environ[name] for name in _RANKS if os.environ.get(name)), '?')
+        print(f'error on rank {rank}: {explained}', file=sys.stderr, flush=True)
+        return
+    say(f'error: {explained}')
 
 
 def explain(error: BaseException) -> InputError | None:

@@ -29,6 +29,7 @@ _NUMBERS = {
     'NODE_RANK': ('[0-9]+', 'the number of this machine, from 0'),
     'PORT': ('[1-9][0-9]{0,4}', 'a port, from 1 to 65535'),
 }
+_LAST_PORT = 65535
 
 _EXITS = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
@@ -49,14 +50,18 @@ def launcher_arguments(processes: str, environ: Mapping[str, str]) -> list[str]:
     for name, (pattern, what) in _NUMBERS.items():
         if environ.get(name) and not re.fullmatch(pattern, environ[name]):
             raise ValueError(f'{name} must be {what}, but got {environ[name]!r}')
-    nodes = environ.get('NNODES', '1')
+    if int(environ.get('PORT') or 1) > _LAST_PORT:
+        raise ValueError(f'PORT must be {_NUMBERS["PORT"][1]}, but got {environ["PORT"]!r}')
+    nodes = environ.get('NNODES') or '1'
     port = environ.get('PORT') or ('29500' if nodes != '1' else str(_free_port()))
     return [
         f'--nnodes={nodes}',
-        f'--node_rank={environ.get("NODE_RANK", "0")}',
-        f'--master_addr={environ.get("MASTER_ADDR", "127.0.0.1")}',
+        f'--node_rank={environ.get("NODE_RANK") or "0"}',
+        f'--master_addr={environ.get("MASTER_ADDR") or "127.0.0.1"}',
         f'--master_port={port}',
         f'--nproc_per_node={processes}',
+        # torch < 2.4 looks every 5 seconds: the other ranks would have repeated rank 0's mistake by then.
+        '--monitor_interval=0.1',
     ]
 
 

@@ -219,12 +219,50 @@ def test_misspelled_setting_of_the_rollback(fails: Callable[..., str], config: P
     assert key.partition('=')[0] in said
 
 
-def test_only_rank_0_of_a_machine_speaks(
+def test_another_rank_waits_for_rank_0_to_speak(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setenv('RANK', '5')
+    waited: list[float] = []
+    monkeypatch.setattr(time, 'sleep', waited.append)
     assert run_command(train, [str(tmp_path / 'gone.py'), '--launcher', 'pytorch']) == 2
-    assert capsys.readouterr().err == ''
+    assert waited == [2.0]
+    assert capsys.readouterr().err.startswith('error on rank 5: the config file is missing')
+
+
+#: A run whose rank 1 alone meets a NaN, while rank 0 goes on to its next collective, or whose ranks all do.
+LOSING = """
+import sys
+from types import SimpleNamespace
+import torch
+import torch.distributed as dist
+from olor_mm.engine.finite import LossWatch
+from olor_mm.tooling import run_command
+
+def command(argv):
+    dist.init_process_group('gloo')
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.weight, float('nan'))
+    runner = SimpleNamespace(model=model, iter=5, work_dir='none', message_hub=SimpleNamespace(log_scalars={}))
+    lost = argv[0] == 'all' or dist.get_rank() == 1
+    LossWatch(100).look(runner, {'loss': float('nan') if lost else 1.0})
+    dist.barrier()
+
+sys.exit(run_command(command))
+"""
+
+
+@pytest.mark.parametrize(('who', 'said'), [('one', 'error on rank 1: loss is nan'), ('all', 'error: loss is nan')])
+def test_what_one_rank_has_met_is_said_and_what_all_have_met_is_said_once(who: str, said: str, tmp_path: Path) -> None:
+    script = tmp_path / 'losing run.py'
+    script.write_text(LOSING)
+    command = [sys.executable, '-m', 'olor_mm.tooling.torchrun', '2', str(script), who]
+    done = subprocess.run(command, env=environment(), stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    # Rank 0 may fail because rank 1 has gone, and be seen first.
+    assert done.returncode in ((2,) if who == 'all' else (1, 2)), done.stderr
+    assert said in done.stderr
+    assert done.stderr.count('loss is nan') == 1, done.stderr
 
 
 def test_bugs_keep_their_traceback() -> None:

@@ -83,12 +83,16 @@ def test_too_few_arguments(script: str) -> None:
 def test_torchrun_reads_the_toolboxes_variables() -> None:
     environ = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='1234')
     assert launcher_arguments('8', environ) == [
-        *('--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1', '--master_port=1234', '--nproc_per_node=8')
+        *('--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1', '--master_port=1234', '--nproc_per_node=8'),
+        '--monitor_interval=0.1',
     ]
     # Several machines have to agree on a port without talking; one alone takes any that is free.
     assert '--master_port=29500' in launcher_arguments('8', dict(NNODES='2'))
     ports = {launcher_arguments('1', {})[3] for _ in range(3)}
     assert '--master_port=0' not in ports
+    # Set and empty is not set.
+    empty = launcher_arguments('8', dict.fromkeys(('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT'), ''))
+    assert empty[:3] == ['--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1']
 
 
 @pytest.mark.parametrize('processes', ['0', '-1', 'two', ''])
@@ -205,6 +209,7 @@ def test_the_scripts_find_themselves_whatever_cdpath_says(tools: Path) -> None:
         ('2', {'NODE_RANK': '-1'}, "NODE_RANK must be the number of this machine, from 0, but got '-1'"),
         ('2', {'PORT': '29500 --x'}, "PORT must be a port, from 1 to 65535, but got '29500 --x'"),
         ('2', {'PORT': '0'}, 'PORT must be a port'),
+        ('2', {'PORT': '99999'}, "PORT must be a port, from 1 to 65535, but got '99999'"),
     ],
 )
 def test_what_torchrun_gets_is_checked(processes: str, environ: dict[str, str], said: str) -> None:
