@@ -117,6 +117,12 @@ def _tar(file: Path, marker: Path) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
+def _tar_and_zip(file: Path, marker: Path) -> None:
+    _tar(file, marker)
+    with zipfile.ZipFile(file, 'a') as archive:
+        archive.writestr('x', 'at the end')
+
+
 def _plain_pickle(file: Path, marker: Path) -> None:
     file.write_bytes(pickle.dumps({'state_dict': Evil(os.system, _touch(marker))}))
 
@@ -217,6 +223,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
     ),
     'legacy': _legacy,
     'tar': _tar,
+    'tar with a zip at its end': _tar_and_zip,
     'a plain pickle': _plain_pickle,
     'a magic number that runs': _magic_is_evil,
     'TorchScript': _torchscript,

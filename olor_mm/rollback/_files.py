@@ -4,7 +4,6 @@ import io
 import pickle
 import re
 import tarfile
-import zipfile
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
@@ -65,7 +64,8 @@ def read_torch(
             extra = [(value, key) for key, value in (names or {}).items()]
             with torch.serialization.safe_globals([*extra, *((kind, kind.__name__) for kind in buildable)]):
                 return torch.load(file, map_location=map_location, weights_only=True)
-        if not zipfile.is_zipfile(file) and tarfile.is_tarfile(file):
+        # As torch tells them apart, by the start: zipfile looks at the end, where a tar may carry one.
+        if _head(file, 4) != b'PK\x03\x04' and tarfile.is_tarfile(file):
             raise UnsafeCheckpointError(_unsafe(name, _TAR))
         # Not unsafe: no name in the file means more than the list says, see _pickles.
         if isinstance(file, io.BytesIO):
@@ -90,12 +90,15 @@ def read_torch(
 
 def _may_be_pickle(file: str | io.BytesIO) -> bool:
     """Whether it begins as torch's zip archives, or pickles, do; in other files no operation means anything."""
-    if isinstance(file, io.BytesIO):
-        head = file.getvalue()[:2]
-    else:
-        with open(file, 'rb') as stream:
-            head = stream.read(2)
+    head = _head(file, 2)
     return head[:1] == b'\x80' or head == b'PK'
+
+
+def _head(file: str | io.BytesIO, size: int) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[:size]
+    with open(file, 'rb') as stream:
+        return stream.read(size)
 
 
 def _unsafe(name: str, what: str) -> str:

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
@@ -117,6 +118,16 @@ def test_a_malicious_file_is_refused_and_nothing_of_it_runs(name, tmp_path, monk
     with pytest.raises(refused, match=re.escape(str(file))):
         anchors_from_file(file, [('x', torch.ones(2))])
     assert {path.name for path in tmp_path.iterdir()} == {'evil file.pth'}
+
+
+@pytest.mark.usefixtures('reader')
+def test_a_tar_is_not_unpacked_whatever_is_at_its_end(tmp_path, monkeypatch):
+    unpacked = []
+    monkeypatch.setattr(tarfile.TarFile, 'extract', lambda self, *names, **_: unpacked.append(names))
+    ATTACKS['tar with a zip at its end'](tmp_path / 'x.pth', tmp_path / 'ran')
+    with pytest.raises(UnsafeCheckpointError, match='tar format of 2016'):
+        load_from_local(str(tmp_path / 'x.pth'))
+    assert not unpacked
 
 
 @pytest.mark.parametrize('name', ['exec', 'os.system', 'Path.touch', 'getattr chain', 'legacy', 'STACK_GLOBAL'])
