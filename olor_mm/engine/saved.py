@@ -152,16 +152,19 @@ def changed_statement(name: str, saved: object, now: object) -> tuple[str, str] 
         if not isinstance(text, str):
             return None
         try:
-            tree = ast.parse(text)
+            sides.append(_assigned(text, name))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
-        found = [
-            node.value
-            for node in tree.body
-            if isinstance(node, ast.Assign) and [getattr(target, 'id', None) for target in node.targets] == [name]
-        ]
-        sides.append(ast.unparse(found[-1]) if found else 'None')
     return (sides[0], sides[1]) if sides[0] != sides[1] else None
+
+
+def _assigned(text: str, name: str) -> str:
+    found = [
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and [getattr(target, 'id', None) for target in node.targets] == [name]
+    ]
+    return ast.unparse(found[-1]) if found else 'None'
 
 
 def warn(lines: Sequence[str]) -> None:

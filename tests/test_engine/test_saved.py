@@ -155,5 +155,5 @@ def test_configs_are_compared_as_text():
     assert changed_statement('a', 'a = 1\nb = 2', 'b = 3\na = (1)') is None
     assert changed_statement('b', 'a = 1\nb = 2', 'b = 3\na = 1') == ('2', '3')
     assert changed_statement('b', 'a = 1', 'b = dict(x=3)') == ('None', 'dict(x=3)')
-    for broken in (None, b'b = 1', 'b = (', 'b = ' + '(' * 5000, '\0'):
+    for broken in (None, b'b = 1', 'b = (', 'b = ' + '(' * 5000, '\0', 'b = ' + '1 + ' * 900 + '1'):
         assert changed_statement('b', broken, 'b = 1') is None
