@@ -23,6 +23,7 @@ from .data_checks import check_data
 from .data_root import move_data_root
 from .distributed import prepare_launch, require_accelerator
 from .errors import InputError, say
+from .names import check_names
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
 from .resume import WARNING
@@ -103,6 +104,7 @@ def _configure(args: argparse.Namespace) -> tuple[Config, list[str]]:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = settings.load_config(args)
     settings.register_scope(cfg)
+    check_names(cfg)
     settings.apply_loaders(cfg, args)
     return cfg, move_data_root(cfg, str(Path(args.data_root).expanduser())) if args.data_root else []
 
