@@ -16,11 +16,15 @@ work_dir="$4"
 shift 4
 # A name that begins with a dash is a file here, not an option.
 case "$config" in -*) config="./$config" ;; esac
-# Arithmetic would run what stands in brackets in a value that is no number.
+# Arithmetic would run what stands in brackets in a value that is no number, and overflow with a long one.
 for name in GPUS GPUS_PER_NODE CPUS_PER_TASK; do
     case "${!name:-1}" in
         *[!0-9]* | 0*)
             echo "error: $name must be a positive integer, but got '${!name}'" >&2
+            exit 2
+            ;;
+        ???????*)
+            echo "error: $name must be less than 1000000, but got '${!name}'" >&2
             exit 2
             ;;
     esac

@@ -30,6 +30,8 @@ _NUMBERS = {
     'PORT': ('[1-9][0-9]{0,4}', 'a port, from 1 to 65535'),
 }
 _LAST_PORT = 65535
+#: More than any machine has of GPUs: a slip of the keyboard would otherwise fill its memory with processes.
+_MOST_PROCESSES = 1024
 
 _EXITS = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
@@ -43,16 +45,25 @@ def launcher_arguments(processes: str, environ: Mapping[str, str]) -> list[str]:
             machine is all there is).
 
     Raises:
-        ValueError: If the number of processes is not a positive integer, or a variable is no number of its kind.
+        ValueError: If the number of processes is not a positive integer or more than 1024, a variable is no number of
+            its kind, or NODE_RANK is not below NNODES.
     """
     if not re.fullmatch('0*[1-9][0-9]*', processes):
         raise ValueError(f'the number of GPUs (processes) must be a positive integer, but got {processes!r}')
+    if len(processes.lstrip('0')) > len(str(_MOST_PROCESSES)) or int(processes) > _MOST_PROCESSES:
+        raise ValueError(f'one machine takes at most {_MOST_PROCESSES} GPUs (processes), but got {processes:.40}')
     for name, (pattern, what) in _NUMBERS.items():
         if environ.get(name) and not re.fullmatch(pattern, environ[name]):
             raise ValueError(f'{name} must be {what}, but got {environ[name]!r}')
     if int(environ.get('PORT') or 1) > _LAST_PORT:
         raise ValueError(f'PORT must be {_NUMBERS["PORT"][1]}, but got {environ["PORT"]!r}')
     nodes = environ.get('NNODES') or '1'
+    if int(environ.get('NODE_RANK') or 0) >= int(nodes.rpartition(':')[2]):
+        # torchrun would wait for the other machines, and nobody would come.
+        raise ValueError(
+            f'NODE_RANK={environ["NODE_RANK"]} must be less than NNODES={nodes}: '
+            'set NNODES to the number of machines on each of them'
+        )
     port = environ.get('PORT') or ('29500' if nodes != '1' else str(_free_port()))
     return [
         f'--nnodes={nodes}',

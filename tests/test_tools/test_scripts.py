@@ -199,6 +199,13 @@ def test_the_scripts_find_themselves_whatever_cdpath_says(tools: Path) -> None:
     assert str(cwd / 'some where' / 'tools' / 'train.py') in done.stdout.split('\n'), done.stderr
 
 
+def test_slurm_numbers_do_not_overflow(tools: Path) -> None:
+    environ = {'GPUS': '99999999999999999999'}
+    done = run(tools / 'slurm_train.sh', 'part', 'job', 'x.py', 'work', cwd=tools.parents[1], env=environ)
+    assert done.returncode == 2
+    assert done.stderr == "error: GPUS must be less than 1000000, but got '99999999999999999999'\n"
+
+
 @pytest.mark.parametrize(
     ('processes', 'environ', 'said'),
     [
@@ -209,6 +216,12 @@ def test_the_scripts_find_themselves_whatever_cdpath_says(tools: Path) -> None:
         ('2', {'NODE_RANK': '-1'}, "NODE_RANK must be the number of this machine, from 0, but got '-1'"),
         ('2', {'PORT': '29500 --x'}, "PORT must be a port, from 1 to 65535, but got '29500 --x'"),
         ('2', {'PORT': '0'}, 'PORT must be a port'),
+        ('99999999999999999999', {}, 'takes at most 1024 GPUs'),
+        pytest.param('9' * 5000, {}, 'takes at most 1024 GPUs', id='5000 digits'),
+        ('1025', {}, 'takes at most 1024 GPUs'),
+        ('2', {'NODE_RANK': '1'}, 'NODE_RANK=1 must be less than NNODES=1: set NNODES'),
+        ('2', {'NODE_RANK': '1', 'NNODES': ''}, 'NODE_RANK=1 must be less than NNODES=1'),
+        ('2', {'NODE_RANK': '3', 'NNODES': '1:3'}, 'NODE_RANK=3 must be less than NNODES=1:3'),
         ('2', {'PORT': '99999'}, "PORT must be a port, from 1 to 65535, but got '99999'"),
     ],
 )
