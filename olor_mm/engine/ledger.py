@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from olor_mm.layers import canonical_name
+
 from . import loading
 
 __all__ = ['LoadLedger']
@@ -25,7 +27,8 @@ class LoadLedger:
     Attributes:
         delivered: Parameter to where it came from: a file, or 'a state dict' where that is not known.
         mismatched: Parameter to the shape that a checkpoint had for it.
-        reached: Where everything came from that was loaded into the model, whether any of it fitted or not.
+        reached: Where everything came from that was loaded into the model as a whole, whether any of it fitted or not.
+            What was loaded into a sub-module alone, as its ``init_cfg`` does, is not in it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,10 +38,9 @@ class LoadLedger:
         #: Grows with every module that a checkpoint reaches.
         self.version = 0
         self._own = set(model.parameters())
-        hook = _make_hook(weakref.ref(self))
         self._handles = [
-            _register(module, hook)
-            for module in model.modules()
+            _register(module, _make_hook(weakref.ref(self), frozenset(paths)))
+            for module, paths in _paths(model).items()
             if next(module.parameters(recurse=False), None) is not None
         ]
 
@@ -55,14 +57,16 @@ class LoadLedger:
         self.reached |= other.reached
         self.version += other.version
 
-    def see(self, module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
-        """Record what ``state_dict`` holds for the parameters that ``module`` itself owns."""
+    def see(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, paths: frozenset[str]) -> None:
+        """Record what ``state_dict`` holds for the parameters that ``module``, found at ``paths``, itself owns."""
         source = loading.last_loaded() or 'a state dict'
+        whole = _path(prefix.removesuffix('.')) in paths
         for name, param in module.named_parameters(recurse=False):
             # A deep copy of the model, such as EMAHook's, carries this hook too.
             if param not in self._own:
                 continue
-            self.reached.add(source)
+            if whole:
+                self.reached.add(source)
             value = state_dict.get(prefix + name)
             if not isinstance(value, Tensor):
                 continue
@@ -82,13 +86,25 @@ class LoadLedger:
         return counts
 
 
-def _make_hook(ledger: 'weakref.ref[LoadLedger]') -> Callable[..., None]:
+def _path(name: str) -> str:
+    # canonical_name never touches the last component.
+    return canonical_name(f'{name}._' if name else '_')
+
+
+def _paths(model: nn.Module) -> dict[nn.Module, set[str]]:
+    found: dict[nn.Module, set[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(module, set()).add(_path(name))
+    return found
+
+
+def _make_hook(ledger: 'weakref.ref[LoadLedger]', paths: frozenset[str]) -> Callable[..., None]:
     # A plain function with a weak reference: EMAHook deep-copies the model with its hooks, and must not copy the
     # ledger, and with it every parameter, too.
     def hook(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         alive = ledger()
         if alive is not None:
-            alive.see(module, state_dict, prefix)
+            alive.see(module, state_dict, prefix, paths)
 
     return hook
 

