@@ -14,6 +14,7 @@ from olor_mm.registry import OPTIM_WRAPPERS
 from .checks import find
 from .saved import changed_rates, initial_rates, warn
 from .session import RollbackSession
+from .settings import LOADED
 from .sharding import STRATEGY
 
 __all__ = ['AmpOLOROptimWrapper', 'ApexOLOROptimWrapper', 'OLOROptimWrapper', 'RollbackMixin', 'promote']
@@ -49,7 +50,10 @@ class RollbackMixin:
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Start the rollback: MMEngine's Runner calls this when the weights are in place."""
         super().initialize_count_status(model, init_counts, max_counts)  # type: ignore[misc]
-        self.rollback_session.start(self.optimizer, resumed=init_counts > 0)
+        session = self.rollback_session
+        # SingleDeviceStrategy calls this before load_from is read, too; step() starts what is not started here.
+        if init_counts > 0 or session.settings.roots != LOADED or session.ledger.delivered:
+            session.start(self.optimizer, resumed=init_counts > 0)
 
     def step(self, **kwargs: Any) -> None:
         """A step of the optimizer; its hooks pull the weights back."""

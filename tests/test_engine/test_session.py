@@ -311,6 +311,32 @@ def test_flexible_runner(source, roots, tmp_path, caplog):
             assert torch.equal(rollback.anchor(param), state[name])
 
 
+@pytest.mark.parametrize('source', ['load_from', 'init_cfg', None])
+def test_flexible_runner_that_accumulates(source, tmp_path):
+    """Its strategy then calls initialize_count_status, but before it loads."""
+    state, file = pretrained(tmp_path), str(tmp_path / 'pretrained.pth')
+    config = toy_config(tmp_path / 'a', rollback={'max_level': 0.1, 'min_level': 0.1, 'roots': 'loaded'})
+    config.optim_wrapper.accumulative_counts = 2
+    if source == 'load_from':
+        config.load_from = file
+    elif source == 'init_cfg':
+        config.model.backbone = {'init_cfg': {'type': 'Pretrained', 'checkpoint': file, 'prefix': 'backbone.'}}
+    config.strategy = {'type': 'SingleDeviceStrategy'}
+    config.env_cfg = {'dist_cfg': {'backend': 'gloo'}}
+    config.experiment_name = f'toy_flexible_accumulating_{source}'
+    runner = FlexibleRunner.from_cfg(config)
+    if source is None:
+        with pytest.raises(ValueError, match=r"roots='loaded': no checkpoint delivered"):
+            runner.train()
+        return
+    runner.train()
+    rollback = runner.optim_wrapper.rollback_session.rollback
+    assert rollback.num_steps == 9
+    names = {param: name for name, param in runner.model.named_parameters()}
+    assert rollback.levels
+    assert all(torch.equal(rollback.anchor(p), state[names[p]]) for p in rollback.levels)
+
+
 def test_a_vit_under_foreign_names_is_told_what_would_load(tmp_path, caplog):
     """Nothing matches then, and no loader complains."""
     VisionTransformer = pytest.importorskip('mmpretrain.models').VisionTransformer  # noqa: N806
