@@ -65,6 +65,12 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
         BrokenCheckpointError: If it is no checkpoint, an incomplete one, or one that was changed after it was written.
     """
     file = osp.expanduser(filename)
+    if osp.isdir(file):
+        raise FileNotFoundError(
+            f'{filename} is a folder, not a file of weights. If it is one of shards, as FSDP saves them with '
+            "state_dict_cfg='local', it takes runner_type='FlexibleRunner' and "
+            "strategy=dict(type='olor_mm.FSDPStrategy') to read it"
+        )
     if not osp.isfile(file):
         raise FileNotFoundError(f'{filename}: no such checkpoint file')
     return _remember(_read(file, filename, map_location), filename)
@@ -91,6 +97,11 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
 
     Returns:
         What was saved.
+
+    Raises:
+        URLError: If it cannot be downloaded.
+        UnsafeCheckpointError: As :func:`load_from_local`.
+        BrokenCheckpointError: As :func:`load_from_local`; it names the file in the cache.
     """
     folder = Path(model_dir or Path(torch.hub.get_dir()) / 'checkpoints')
     file = folder / osp.basename(urlparse(filename).path)
@@ -101,7 +112,12 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
         barrier()
         # On other machines of the run the file is not there yet.
         _download(filename, file)
-    return _remember(_read(str(file), filename, map_location), filename)
+    try:
+        return _remember(_read(str(file), filename, map_location), filename)
+    except BrokenCheckpointError as error:
+        raise BrokenCheckpointError(
+            f'{error}. What was read is the copy that was downloaded to {file}: remove that to download it again'
+        ) from error
 
 
 def _download(address: str, file: Path) -> None:

@@ -211,6 +211,19 @@ def test_addresses_load_as_files_do(server, tmp_path):
     assert not marker.exists()
 
 
+def test_a_damaged_download_is_named_where_it_is(server, tmp_path):
+    torch.save({'a': torch.ones(1000)}, tmp_path / 'good.pth')
+    cached = tmp_path / 'cache' / 'hub' / 'checkpoints' / 'good.pth'
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes((tmp_path / 'good.pth').read_bytes()[:1500])
+    with pytest.raises(
+        BrokenCheckpointError, match=rf'{re.escape(server)}/good\.pth .*{re.escape(str(cached))}: remove'
+    ):
+        CheckpointLoader.load_checkpoint(f'{server}/good.pth', map_location='cpu', logger='silent')
+    cached.unlink()
+    assert 'a' in CheckpointLoader.load_checkpoint(f'{server}/good.pth', map_location='cpu', logger='silent')
+
+
 @pytest.fixture
 def known(server, tmp_path, monkeypatch):
     """MMEngine's lists of names: 'good' and 'evil' on this machine's server, and 'here' as a file."""
@@ -303,3 +316,8 @@ def test_a_broken_safetensors_file_is_named(content, tmp_path):
 def test_a_missing_file():
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pth: no such checkpoint file'):
         load_from_local('nowhere.pth')
+
+
+def test_a_folder_of_shards(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is a folder.*strategy=dict\(type='olor_mm\.FSDPStrategy'\)"):
+        load_from_local(str(tmp_path))
