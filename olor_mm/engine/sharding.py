@@ -22,10 +22,17 @@ try:
 except ImportError:  # a torch that was built without distributed
     FullyShardedDataParallel = None  # type: ignore[assignment, misc]
 
-__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'refuse_zero', 'without_wrappers']
+__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'refuse_zero', 'refuse_zero_cfg', 'without_wrappers']
 
 #: What a config names.
 STRATEGY = 'olor_mm.FSDPStrategy'
+
+_NO_ZERO = (
+    'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer is not supported: its state is gathered by all ranks '
+    'together, but MMEngine saves on one of them, so the first checkpoint would hang: use the optimizer that '
+    f"it wraps, and to save memory runner_type='FlexibleRunner' with strategy=dict(type='{STRATEGY}'); a loop "
+    'of your own can use olor_mm.rollback.Rollback with it'
+)
 
 
 def without_wrappers(name: str) -> str:
@@ -55,12 +62,19 @@ def refuse_zero(optimizer: Optimizer) -> None:
         ValueError: If it is a ZeroRedundancyOptimizer.
     """
     if is_zero(optimizer):
-        raise ValueError(
-            'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer is not supported: its state is gathered by all ranks '
-            'together, but MMEngine saves on one of them, so the first checkpoint would hang: use the optimizer that '
-            f"it wraps, and to save memory runner_type='FlexibleRunner' with strategy=dict(type='{STRATEGY}'); a loop "
-            'of your own can use olor_mm.rollback.Rollback with it'
-        )
+        raise ValueError(_NO_ZERO)
+
+
+def refuse_zero_cfg(optimizer: Any) -> None:
+    """The same of its config: without ``optimizer_type`` it would not even be built.
+
+    Raises:
+        ValueError: If its type is ZeroRedundancyOptimizer.
+    """
+    kind = optimizer.get('type', '') if isinstance(optimizer, Mapping) else ''
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    if name.rpartition('.')[2] == 'ZeroRedundancyOptimizer':
+        raise ValueError(_NO_ZERO)
 
 
 class Shards:

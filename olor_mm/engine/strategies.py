@@ -20,6 +20,7 @@ from olor_mm.registry import STRATEGIES
 
 from .ledger import LoadLedger
 from .sharding import Shards, without_wrappers
+from .strategy_options import check_strategy_options
 
 __all__ = ['FSDPStrategy']
 
@@ -49,7 +50,8 @@ class FSDPStrategy(_FSDPStrategy):
         kwargs: What MMEngine's strategy takes.
 
     Raises:
-        ValueError: If ``model_wrapper.use_orig_params`` is False: several parameters are then one tensor.
+        ValueError: If ``model_wrapper.use_orig_params`` is False: several parameters are then one tensor. If an option
+            is unknown, or ``state_dict_cfg`` no such value.
 
     Example:
         >>> runner_type = 'FlexibleRunner'
@@ -64,6 +66,7 @@ class FSDPStrategy(_FSDPStrategy):
                 'strategy.model_wrapper.use_orig_params=False makes one tensor of several parameters, which cannot '
                 'have levels of their own: set it to True, or leave it out'
             )
+        check_strategy_options(type(self), {'state_dict_cfg': state_dict_cfg, **kwargs})
         if state_dict_cfg == 'sharded':
             state_dict_cfg = 'local'
         kind = state_dict_cfg.get('state_dict_type') if isinstance(state_dict_cfg, dict) else None

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 
 # Importing the engine registers the rollback and the loader that keeps torch.load's weights_only on.
 from ..engine import RollbackSettings
+from ..engine.sharding import refuse_zero_cfg
 from . import evaluation, settings
 from .data_checks import check_data
 from .data_root import move_data_root
@@ -28,6 +29,7 @@ from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
 from .resume import WARNING
 from .signals import Terminated, terminable
+from .strategies import check_strategy
 from .weights import check_file, check_weights
 
 __all__ = ['test', 'train']
@@ -111,6 +113,7 @@ def _configure(args: argparse.Namespace) -> tuple[Config, list[str]]:
 
 def _check(cfg: Config, *splits: str) -> None:
     """Everything that can be said before a model is built."""
+    check_strategy(cfg)
     require_accelerator(cfg)
     check_data(cfg, *splits)
     check_weights(cfg)
@@ -136,7 +139,10 @@ def _check_rollback(cfg: Config) -> str | None:
     constructor = wrapper.get('constructor', '')
     name = constructor if isinstance(constructor, str) else getattr(constructor, '__name__', '')
     if name.rpartition('.')[2] == 'OLOROptimWrapperConstructor':
-        anchor = RollbackSettings.from_cfg(wrapper.get('rollback')).anchor
+        rollback = RollbackSettings.from_cfg(wrapper.get('rollback'))
+        if rollback.max_level > 0:
+            refuse_zero_cfg(wrapper.get('optimizer'))
+        anchor = rollback.anchor
         if anchor not in (None, 'init_cfg', 'current'):
             check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
         return anchor

@@ -5,6 +5,8 @@ import pytest
 import torch.distributed as dist
 from mmengine.optim import build_optim_wrapper
 
+from olor_mm.engine import FSDPStrategy
+
 from ._ranks import on_ranks
 from ._toy import ToyModel
 
@@ -36,6 +38,26 @@ def test_zero(roots):
     (text,) = on_ranks(1, zero, {'max_level': 0.1, 'roots': roots})
     assert 'MMEngine saves on one of them' in text
     assert 'olor_mm.FSDPStrategy' in text
+
+
+def test_zero_without_the_optimizer_that_it_wraps():
+    config = {'constructor': CONSTRUCTOR, 'optimizer': {'type': 'ZeroRedundancyOptimizer', 'lr': 0.1}}
+    with pytest.raises(ValueError, match='type=ZeroRedundancyOptimizer is not supported'):
+        build_optim_wrapper(ToyModel(), {**config, 'rollback': {'max_level': 0.1}})
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'state_dict_cfg': 'ful'}, r"strategy\.state_dict_cfg='ful' must be one of 'full', 'local', 'sharded'"),
+        ({'state_dict_cfg': 3}, r'strategy\.state_dict_cfg=3 must be one of'),
+        ({'state_dict_cfg': {'state_dict_typ': 'FULL_STATE_DICT'}}, r'state_dict_typ=.*did you mean state_dict_type\?'),
+        ({'state_dict_cf': 'full'}, r"strategy\.state_dict_cf='full' is no option: did you mean state_dict_cfg\?"),
+    ],
+)
+def test_options_of_the_strategy(options, said):
+    with pytest.raises(ValueError, match=said):
+        FSDPStrategy(**options)
 
 
 def test_zero_at_level_0():
