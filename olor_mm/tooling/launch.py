@@ -27,7 +27,7 @@ from .errors import InputError, say
 from .names import check_names
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
-from .resume import WARNING
+from .resume import WARNING, overwritten
 from .signals import Terminated, terminable
 from .strategies import check_strategy
 from .weights import check_file, check_weights
@@ -54,8 +54,7 @@ def train(argv: Sequence[str]) -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.auto_scale_lr:
         settings.apply_auto_scale_lr(cfg)
-    if args.resume:
-        notes += settings.apply_resume(cfg, args.resume)
+    notes += overwritten(cfg) if args.resume is None else settings.apply_resume(cfg, args.resume)
     if args.pretrained:
         notes += replace_pretrained(cfg, args.pretrained)
     anchor = _check_rollback(cfg)

@@ -14,7 +14,7 @@ from ..engine.replacing import restore
 from .errors import InputError
 from .weights import check_file
 
-__all__ = ['WARNING', 'apply_resume', 'latest_checkpoint']
+__all__ = ['WARNING', 'apply_resume', 'latest_checkpoint', 'overwritten']
 
 #: How a line for the log begins that is a warning.
 WARNING = 'warning: '
@@ -32,8 +32,13 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
         Lines for the log.
 
     Raises:
-        InputError: If the checkpoint is missing or damaged, or all are.
+        InputError: If the checkpoint is missing or damaged, or all are, or the name is empty.
     """
+    if not resume.strip():
+        # As from --resume "$CKPT" where the variable is empty: a new run would overwrite what it was to go on from.
+        raise InputError(
+            f'--resume {resume!r} names no checkpoint', 'give a file, or --resume without a value for the latest one'
+        )
     for folder in _folders(cfg):
         restore(folder)
     if resume != 'auto':
@@ -64,6 +69,17 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
         notes.append(f'--resume: going on from {found}')
     cfg.resume, cfg.load_from = True, str(found)
     return notes
+
+
+def overwritten(cfg: Config) -> list[str]:
+    """A warning for the log if a run that starts anew finds the checkpoints of another one in its work dir."""
+    found = [] if cfg.get('resume') else list(_by_age(cfg))
+    if not found:
+        return []
+    return [
+        f'{WARNING}{cfg.work_dir} holds {len(found)} checkpoints of an earlier run, {found[0].name} the last one, and '
+        'this run will overwrite them: --resume goes on from there, --work-dir takes another folder'
+    ]
 
 
 def latest_checkpoint(work_dir: str, missing_ok: bool = False) -> Path | None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from olor_mm.tooling import launch
 from olor_mm.tooling.errors import InputError
-from olor_mm.tooling.resume import WARNING, apply_resume
+from olor_mm.tooling.resume import WARNING, apply_resume, overwritten
 
 
 @pytest.fixture
@@ -118,3 +119,22 @@ def test_a_folder_that_was_set_aside_when_its_successor_should_take_its_place(ru
     assert Path(cfg.load_from).name == 'epoch_11.pth'
     assert (run / 'epoch_11.pth' / 'rank0.pth').exists()
     assert not aside.exists()
+
+
+@pytest.mark.parametrize('value', ['', ' '])
+def test_an_empty_name_does_not_start_anew(run: Path, value: str) -> None:
+    with pytest.raises(InputError, match=r"(?s)--resume ' ?' names no checkpoint.*--resume without a value"):
+        apply_resume(config(run), value)
+
+
+def test_an_empty_name_reaches_the_check(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, '_configure', lambda args: (config(run), []))
+    with pytest.raises(InputError, match='names no checkpoint'):
+        launch.train(['config.py', '--resume', ''])
+
+
+def test_a_new_run_over_an_old_one_is_told(run: Path, tmp_path: Path) -> None:
+    (line,) = overwritten(config(run))
+    assert line.startswith(WARNING)
+    assert all(text in line for text in (str(run), '3 checkpoints', 'epoch_10.pth', '--resume', '--work-dir'))
+    assert overwritten(config(run, resume=True)) == overwritten(config(tmp_path)) == []
