@@ -16,6 +16,7 @@ from mmengine.runner import Runner, save_checkpoint
 from olor_mm.registry import HOOKS
 
 from .finite import LossWatch, check_weights
+from .hook_options import check_metrics, check_options
 from .integrity import last_complete
 from .loading import load_from_local
 from .replacing import PART, put_in_place, remove, restore
@@ -53,6 +54,7 @@ class DurableCheckpointHook(CheckpointHook):
         kwargs: The options of ``CheckpointHook``.
 
     Raises:
+        ValueError: If an option does not exist, or has a value that it cannot have.
         CheckpointNotSavedError: While training, if a checkpoint cannot be written.
         NonFiniteError: While training, if weights or losses are NaN or infinite.
 
@@ -61,12 +63,9 @@ class DurableCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args: Any, check_finite: bool = True, max_invalid_losses: int = 100, **kwargs: Any) -> None:
+        own = {'check_finite': check_finite, 'max_invalid_losses': max_invalid_losses}
+        check_options(args, {**own, **kwargs})
         super().__init__(*args, **kwargs)
-        if not isinstance(max_invalid_losses, int) or isinstance(max_invalid_losses, bool) or max_invalid_losses < 0:
-            raise ValueError(
-                f'default_hooks.checkpoint.max_invalid_losses={max_invalid_losses!r} must be a whole number of 0 or '
-                'more: 0 stops at the first one'
-            )
         self.watch = LossWatch(max_invalid_losses) if check_finite else None
         self._superseded: list[str] = []
 
@@ -118,6 +117,7 @@ class DurableCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         # MMEngine removes the best one so far, saves the new best one, and saves the last one again because it names
         # the best one. Here the removal waits for the two others.
+        check_metrics(self.key_indicators if self.save_best else (), metrics)
         super()._save_best_checkpoint(_Saves(runner, self), metrics)
         self._remove_superseded(runner)
 
