@@ -4,6 +4,7 @@ import copy
 import os.path as osp
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mmengine.device import get_device
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 from torch.optim import Optimizer
 
 from olor_mm.registry import STRATEGIES
@@ -241,7 +243,8 @@ class FSDPStrategy(_FSDPStrategy):
         for pattern, replacement in [(r'^module\.', '')] if revise_keys is None else revise_keys:
             state_dict = {re.sub(pattern, replacement, key): value for key, value in state_dict.items()}
         try:
-            self.model.load_state_dict(state_dict, strict=strict)
+            with self._taking_full_weights():
+                self.model.load_state_dict(state_dict, strict=strict)
         except RuntimeError as error:
             # torch has loaded everything else by then.
             lines = [line.strip() for line in str(error).splitlines()[1:]]
@@ -250,6 +253,14 @@ class FSDPStrategy(_FSDPStrategy):
             self.logger.warning(
                 '\n'.join(['These tensors of the checkpoint have another shape and are left out:', *lines])
             )
+
+    def _taking_full_weights(self) -> AbstractContextManager:
+        if self._is_full_state_dict():
+            return nullcontext()
+        # In its other modes FSDP takes nothing but what it calls flat parameters.
+        kind = StateDictType.FULL_STATE_DICT
+        manager: AbstractContextManager = FullyShardedDataParallel.state_dict_type(self.model, kind)
+        return manager
 
     @torch.no_grad()
     def _load_shards(self, state_dict: dict) -> None:

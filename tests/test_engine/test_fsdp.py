@@ -150,6 +150,25 @@ def test_a_run_moves_between_fsdp_and_one_process(alone, tmp_path):
     assert all(torch.equal(value, alone[2]['theta_0'][name]) for name, value in state_of(runner)['theta_0'].items())
 
 
+def from_full_to_local(rank, work_dir, file):
+    config = sharded_config(str(Path(work_dir, 'resumed')), state='local')
+    resumed = shards_of(sharded_run(config, resume=True, load_from=file))
+    full = sharded_config(str(Path(work_dir, 'full')))
+    loaded = [sharded_config(str(Path(work_dir, f'loaded {state}')), state=state) for state in ('local', 'full')]
+    return (
+        resumed,
+        shards_of(sharded_run(full, resume=True, load_from=file)),
+        [shards_of(sharded_run(each, load_from=file)) for each in loaded],
+    )
+
+
+@needs_fsdp_on_the_cpu
+def test_full_weights_go_into_a_run_that_saves_shards(alone, tmp_path):
+    for resumed, full, loaded in on_ranks(2, from_full_to_local, str(tmp_path), str(alone[0] / 'epoch_2.pth')):
+        equal(resumed, full)
+        equal(*loaded)
+
+
 @needs_fsdp_on_the_cpu
 def test_other_numbers_of_processes(alone, tmp_path):
     """Full checkpoints fit, shards are refused."""
