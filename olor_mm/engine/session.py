@@ -63,7 +63,13 @@ class RollbackSession:
         self.verified = False
 
     def _assign(self, roots: Iterable[str]) -> LayerTable:
-        return assign_layers(self.model, tuple(roots), self.settings.index, self.settings.layer_map)
+        try:
+            return assign_layers(self.model, tuple(roots), self.settings.index, self.settings.layer_map)
+        except ValueError as error:
+            text = str(error)
+            if text.startswith(('index', 'layer_map', 'roots')):
+                text = f'optim_wrapper.rollback.{text}'
+            raise ValueError(text) from None
 
     def _covered(self) -> dict[str, Tensor]:
         """Canonical name to parameter, of everything that has a layer index."""

@@ -92,7 +92,7 @@ _setting('form', 'fast', True, None, said=r'rollback\.form=.* is not known: choo
 _setting('log', 'no', 1, None, said=r'rollback\.log=.* must be True or False')
 _setting('roots', [], 3, None, ('backbone', 3), {'backbone'}, b'backbone', said=r'rollback\.roots=.* must name sub-mod')
 _setting('roots', ['loaded'], ('backbone', 'loaded'), said=r"rollback\.roots=.*give roots='loaded' alone")
-_setting('roots', 'bakbone', ('backbone', 'neck'), said=r"roots: there is no '.*has backbone,")
+_setting('roots', 'bakbone', ('backbone', 'neck'), said=r"optim_wrapper\.rollback\.roots: there is no '.*has backbone,")
 _setting('roots', 'backbone.blokcs', said=r"there is no 'backbone\.blokcs'.*'backbone' has patch_embed, blocks, norm")
 _setting('roots', 'dropout', said=r"there is no 'dropout' with parameters")
 _setting('roots', ('backbone', 'backbone'), said=r"roots: 'backbone' and 'backbone' overlap; keep one")
@@ -100,7 +100,7 @@ _setting('roots', ('backbone', 'backbone.blocks'), ('', 'head'), said=r"roots: '
 _setting('anchor', 3, True, {}, said=r"rollback\.anchor=.* must be a file, 'init_cfg', 'current' or None")
 _setting('anchor', '', ' ', said=r"rollback\.anchor='\s?' must be a file, 'init_cfg', 'current' or None")
 _setting('layer_map', 'x', [('x', 1)], 3, said=r'rollback\.layer_map=.* must be a dict of patterns to layer indices')
-_setting('layer_map', {'(': 1}, {3: 1}, said=r'layer_map: .* is not a regular expression')
+_setting('layer_map', {'(': 1}, {3: 1}, said=r'optim_wrapper\.rollback\.layer_map: .* is not a regular expression')
 _setting('layer_map', {'x': -1}, {'x': 1.0}, {'x': '1'}, {'x': True}, said=r'the layer of .* give an integer from 0')
 _setting('layer_map', {'nothing': 1}, {}, said=r'layer_map=.*: no pattern is found in any parameter')
 _setting('layer_map', {'blocks': 1}, said=r"layer_map=.* has no pattern for 4 of 10 parameters.*end the map with ''")
@@ -293,7 +293,6 @@ for name, rollback, said in (
         r'torchvision://resnet5: MMEngine knows',
     ),
     ('init_cfg without a file', {'anchor': 'init_cfg'}, r"anchor='init_cfg': no init_cfg of the model is of type 'Pre"),
-    ('nothing was loaded', {'roots': 'loaded'}, r"roots='loaded': no checkpoint delivered any parameter.*load_from"),
 ):
     error: type[Exception] = ValueError
     if 'no such file' in said or 'folder' in said or 'MMEngine knows' in said:
@@ -301,6 +300,12 @@ for name, rollback, said in (
     elif 'torch' in said:
         error = RuntimeError
     _add(name, Given(rollback, start=True), said, error=error, when='start')
+_add(
+    'nothing was loaded',
+    lambda folder: Given({'roots': 'loaded'}, start=True)(folder).step(),
+    r"roots='loaded': no checkpoint delivered any parameter.*load_from",
+    when='step',
+)
 _add(
     'NaN in the weights',
     Given(model=_model(_fill(NAN)), start=True),

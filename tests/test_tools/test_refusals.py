@@ -53,7 +53,8 @@ def test_a_hostile_checkpoint_ends_the_tool_with_a_text(
 def test_a_mistake_ends_the_tool_with_a_text(tmp_path: Path) -> None:
     done = tool('train.py', _config(tmp_path), '--cfg-options', 'optim_wrapper.rollback.roots=bakbone', cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: roots: there is no 'bakbone' with parameters")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: optim_wrapper.rollback.roots: there is no 'bakbone' with parameters")
     assert 'Traceback' not in done.stderr
 
 
