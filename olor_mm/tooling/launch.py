@@ -28,6 +28,7 @@ from .names import check_names
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
 from .resume import WARNING, overwritten
+from .run_checkpoint import check_run_checkpoint
 from .signals import Terminated, terminable
 from .strategies import check_strategy
 from .weights import check_file, check_weights
@@ -55,6 +56,8 @@ def train(argv: Sequence[str]) -> None:
     if args.auto_scale_lr:
         settings.apply_auto_scale_lr(cfg)
     notes += overwritten(cfg) if args.resume is None else settings.apply_resume(cfg, args.resume)
+    if args.resume is not None and cfg.get('resume'):
+        check_run_checkpoint(cfg.load_from)
     if args.pretrained:
         notes += replace_pretrained(cfg, args.pretrained)
     anchor = _check_rollback(cfg)

@@ -1,0 +1,68 @@
+"""Whether a file is the checkpoint of a run, which training can go on from, and not weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..engine.loading import load_from_local
+from .errors import InputError
+
+__all__ = ['check_run_checkpoint']
+
+
+def check_run_checkpoint(file: str) -> None:
+    """See that a file holds what a resume reads, before a model is built. Folders and addresses are not looked at.
+
+    Args:
+        file: The file of ``--resume``.
+
+    Raises:
+        InputError: If something is missing in it, or is not what MMEngine saves.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        return
+    wrong = _wrong(load_from_local(str(path), 'cpu'))
+    if wrong is not None:
+        raise InputError(
+            f'{file} is not the checkpoint of a run: {wrong}',
+            f'for weights: --cfg-options load_from={file}, without --resume',
+        )
+
+
+def _wrong(checkpoint: Any) -> str | None:
+    if not isinstance(checkpoint, Mapping):
+        return f'it holds a {type(checkpoint).__name__}'
+    for key in ('meta', 'message_hub', 'state_dict'):
+        if key not in checkpoint:
+            return f'no {key!r}'
+        if not isinstance(checkpoint[key], Mapping):
+            return f'{key!r} is a {type(checkpoint[key]).__name__}'
+    for key in ('epoch', 'iter'):
+        value = checkpoint['meta'].get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return f'meta.{key} is {value!r}, not a whole number of 0 or more'
+    return _wrong_optimizer(checkpoint.get('optimizer'))
+
+
+def _wrong_optimizer(state: Any) -> str | None:
+    if state is None:
+        return None
+    if not isinstance(state, Mapping):
+        return f"'optimizer' is a {type(state).__name__}"
+    if 'param_groups' not in state:
+        # Several optimizers, by name.
+        found = (_wrong_optimizer(one) for one in state.values() if isinstance(one, Mapping) and 'param_groups' in one)
+        return next((wrong for wrong in found if wrong is not None), None)
+    groups = state['param_groups']
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
+        return "'optimizer' has no list of parameter groups"
+    for group in groups:
+        if 'lr' in group and (not isinstance(group['lr'], (Real, torch.Tensor)) or isinstance(group['lr'], bool)):
+            return f'a learning rate in it is {group["lr"]!r}'
+    return None
