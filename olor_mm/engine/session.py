@@ -176,6 +176,9 @@ class RollbackSession:
             return
         if self.settings.max_level == 0:
             print_log('Weight rollback (OLOR) is off: optim_wrapper.rollback.max_level=0', logger='current')
+            if self._saved is not None:
+                saved.warn(saved.changes(self._saved, self.state_dict()))
+                self._saved = None
             self._started_at = self.ledger.version
             return
         if self.settings.roots == LOADED:

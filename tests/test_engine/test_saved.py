@@ -102,6 +102,13 @@ def test_other_settings_are_told_and_hold(first, change, says, tmp_path):
     assert all(torch.equal(anchors[0][i], anchors[1][i]) for i in anchors[0])
 
 
+def test_a_resume_that_turns_rollback_off_is_told(first, tmp_path):
+    log = resume(tmp_path, first, rollback={**ROLLBACK, 'max_level': 0, 'min_level': 0})
+    assert 'saved otherwise' in log
+    assert 'max_level: 0.1 in the checkpoint, 0 now' in log
+    assert 'no longer pulled back' in log
+
+
 def test_more_roots_have_no_theta_0(first, tmp_path):
     with pytest.raises(MissingAnchorError, match=r'2 of 12 parameters.*head\.'):
         resume(tmp_path / 'a', first, rollback={**ROLLBACK, 'roots': ('backbone', 'head')})
