@@ -225,6 +225,27 @@ class FSDPStrategy(_FSDPStrategy):
 
         return super(_FSDPStrategy, self).load_checkpoint(file, callback=checked, **kwargs)
 
+    def resume(
+        self, filename: str, *, resume_optimizer: bool = True, callback: Callable | None = None, **kwargs: Any
+    ) -> dict:
+        """Resume from a checkpoint. See :meth:`mmengine._strategy.SingleDeviceStrategy.resume`.
+
+        Raises:
+            ValueError: If it has no optimizer state to resume; nothing has been loaded then.
+        """
+
+        def checked(checkpoint: dict) -> None:
+            if resume_optimizer and 'optimizer' not in checkpoint:
+                theta_0 = ', so it has no theta_0' if hasattr(self._built, 'rollback_session') else ''
+                raise ValueError(
+                    f'{filename} has no optimizer state (best ones and those with save_optimizer=False have none)'
+                    f'{theta_0}: resume from an epoch_*.pth or iter_*.pth that has one, or give it as load_from'
+                )
+            if callback is not None:
+                callback(checkpoint)
+
+        return super().resume(filename, resume_optimizer=resume_optimizer, callback=checked, **kwargs)
+
     def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys: list | None = None) -> None:
         """Put weights into the shards.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
         cfg.resume, cfg.load_from = True, resume
         return []
     named = latest_checkpoint(cfg.work_dir, missing_ok=True)
-    others = [file for file in _by_age(cfg) if named is None or not _same(file, named)]
-    candidates = ([] if named is None else [named]) + others
+    before, others = ([file for _, _, file in _by_age(cfg)], []) if named is None else _older(cfg, named)
+    candidates = before if named is None else [named, *before]
     if not candidates:
         # resume=True without a checkpoint would make MMEngine take load_from for one.
         cfg.resume = False
@@ -58,6 +59,7 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
         raise InputError(
             f'--resume: no checkpoint in {cfg.work_dir} can be used',
             *[f'{file}: {what}' for file, what in wrong.items()],
+            *[f'{file}: it is not from before {named}, perhaps of another run' for file in others],
             'give another one: --resume CHECKPOINT; or remove these, and last_checkpoint, to start anew',
         )
     notes = [f'{WARNING}--resume: {file} is not used: {what}' for file, what in wrong.items()]
@@ -73,7 +75,7 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
 
 def overwritten(cfg: Config) -> list[str]:
     """A warning for the log if a run that starts anew finds the checkpoints of another one in its work dir."""
-    found = [] if cfg.get('resume') else list(_by_age(cfg))
+    found = [] if cfg.get('resume') else [file for _, _, file in _by_age(cfg)]
     if not found:
         return []
     return [
@@ -118,7 +120,7 @@ def _read(record: Path) -> str:
         text = record.read_text(encoding='utf-8').strip()
         # Raises where the text cannot be a path: one that is too long.
         Path(text).exists()
-        return text if text.isprintable() else ''
+        return '' if any(unicodedata.category(character) == 'Cc' for character in text) else text
     except (OSError, UnicodeDecodeError, ValueError):
         return ''
 
@@ -127,21 +129,45 @@ def _state(record: Path) -> str:
     return 'is unreadable' if record.is_file() else 'is missing'
 
 
-def _by_age(cfg: Mapping[str, Any]) -> Iterator[Path]:
-    """The run's own checkpoints, by the number in their names, the newest first; 'best' and published ones are others.
+def _by_age(cfg: Mapping[str, Any]) -> list[tuple[int, int, Path]]:
+    """The run's own checkpoints with kind and number, the newest first; 'best' and published ones are others.
 
-    Those are without an optimizer's state.
+    Those are without an optimizer's state. A number of epochs says nothing beside one of iterations: the kind that the
+    config saves comes first.
     """
+    found = [
+        (*number, file)
+        for folder in _folders(cfg)
+        for file in (folder.iterdir() if folder.is_dir() else ())
+        if (number := _number(cfg, file)) is not None
+    ]
+    return sorted(found, key=lambda entry: (-entry[0], *entry[1:]), reverse=True)
+
+
+def _number(cfg: Mapping[str, Any], file: Path) -> tuple[int, int] | None:
+    """Which kind of the config's names it has, and its number there; None where it has none of them."""
     hook = _hook(cfg)
-    names = [hook['filename_tmpl']] if hook.get('filename_tmpl') else ['epoch_{}.pth', 'iter_{}.pth']
-    pattern = re.compile('|'.join(r'(\d+)'.join(map(re.escape, name.split('{}', 1))) for name in names))
-    numbered = []
-    for folder in _folders(cfg):
-        for file in folder.iterdir() if folder.is_dir() else ():
-            match = pattern.fullmatch(file.name)
-            if match:
-                numbered.append((max((int(number) for number in match.groups() if number), default=0), file))
-    return (file for _, file in sorted(numbered, reverse=True))
+    own = ['epoch_{}.pth', 'iter_{}.pth'] if hook.get('by_epoch', True) else ['iter_{}.pth', 'epoch_{}.pth']
+    for kind, name in enumerate([hook['filename_tmpl']] if hook.get('filename_tmpl') else own):
+        # {}, {:03d}, {0}
+        match = re.fullmatch(r'(\d+)'.join(map(re.escape, re.split(r'\{[^{}]*\}', name, maxsplit=1))), file.name)
+        if match:
+            return kind, int(match[1]) if match.groups() else 0
+    return None
+
+
+def _older(cfg: Mapping[str, Any], file: Path) -> tuple[list[Path], list[Path]]:
+    """The run's checkpoints from before a given one, and the others: an older run may have left those behind.
+
+    Where the given one has no number, all are taken to be from before it.
+    """
+    number = _number(cfg, file)
+    before: list[Path] = []
+    others: list[Path] = []
+    for kind, count, other in _by_age(cfg):
+        if not _same(other, file):
+            (before if number is None or (kind == number[0] and count < number[1]) else others).append(other)
+    return before, others
 
 
 def _hook(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -168,7 +194,7 @@ def _check_given(resume: str, cfg: Config) -> None:
         check_file(resume, 'the checkpoint of --resume', hint)
     found = damage(path) if path.exists() else None
     if found is not None:
-        whole, _ = newest_whole([file for file in _by_age(cfg) if not _same(file, path)])
+        whole, _ = newest_whole(_older(cfg, path)[0])
         if whole is not None:
             hint = f'the newest one of the work dir that is whole: --resume {whole}'
         raise InputError(f'the checkpoint of --resume is damaged: {found}', f'looked at: {path.absolute()}', hint)

@@ -238,6 +238,22 @@ def test_what_is_refused(tmp_path):
         FSDPStrategy(**{k: v for k, v in config.strategy.items() if k != 'type'})
 
 
+def resume_from_weights(rank, work_dir, file):
+    with pytest.raises(ValueError, match='no optimizer state') as error:
+        sharded_run(sharded_config(work_dir, 1), resume=True, load_from=file)
+    return str(error.value)
+
+
+@needs_fsdp_on_the_cpu
+def test_a_resume_from_weights_alone_is_refused(tmp_path):
+    file = tmp_path / 'best_epoch_2.pth'
+    torch.save({'state_dict': SmoothModel().state_dict(), 'meta': {'epoch': 2, 'iter': 6}}, file)
+    (text,) = on_ranks(1, resume_from_weights, str(tmp_path), str(file))
+    assert str(file) in text
+    assert 'no theta_0' in text
+    assert 'give it as load_from' in text
+
+
 def foreign(rank, work_dir):
     config = sharded_config(work_dir)
     config.strategy.type = 'FSDPStrategy'

@@ -138,3 +138,47 @@ def test_a_new_run_over_an_old_one_is_told(run: Path, tmp_path: Path) -> None:
     assert line.startswith(WARNING)
     assert all(text in line for text in (str(run), '3 checkpoints', 'epoch_10.pth', '--resume', '--work-dir'))
     assert overwritten(config(run, resume=True)) == overwritten(config(tmp_path)) == []
+
+
+def write(run: Path, *names: str) -> None:
+    for name in names:
+        torch.save({'meta': {'name': name}}, run / name)
+
+
+def test_later_ones_of_an_older_run_are_not_taken(run: Path) -> None:
+    write(run, 'epoch_1.pth', 'epoch_3.pth', 'iter_1.pth')
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
+    cut(run / 'epoch_3.pth')
+    assert resumed(config(run))[0] == 'epoch_2.pth'
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        cut(run / name)
+    with pytest.raises(InputError, match=r'(?s)epoch_1\.pth: its end.*epoch_10\.pth: .*perhaps of another run.*iter_1'):
+        apply_resume(config(run), 'auto')
+    with pytest.raises(InputError, match='damaged') as error:
+        apply_resume(config(run), str(run / 'epoch_3.pth'))
+    assert 'epoch_10' not in str(error.value)
+
+
+@pytest.mark.parametrize(('by_epoch', 'expected'), [(True, 'epoch_10.pth'), (False, 'iter_400.pth')])
+def test_epochs_are_not_compared_with_iterations(run: Path, by_epoch: bool, expected: str) -> None:
+    write(run, 'iter_400.pth', 'iter_50.pth')
+    (run / 'last_checkpoint').unlink()
+    hook = dict(type='CheckpointHook', by_epoch=by_epoch)
+    assert resumed(config(run, default_hooks=dict(checkpoint=hook)))[0] == expected
+
+
+@pytest.mark.parametrize('template', ['step{:04d}.pth', 'step{0:04d}.pth'])
+def test_a_template_with_a_format(run: Path, template: str) -> None:
+    write(run, 'step0009.pth', 'step0100.pth')
+    (run / 'last_checkpoint').unlink()
+    hook = dict(type='CheckpointHook', filename_tmpl=template)
+    assert resumed(config(run, default_hooks=dict(checkpoint=hook)))[0] == 'step0100.pth'
+
+
+@pytest.mark.parametrize('space', ['\u00a0', '\u3000'])
+def test_a_path_with_a_space_that_is_not_ascii(run: Path, space: str) -> None:
+    moved = run.rename(run.with_name(f'my{space}run'))
+    (moved / 'last_checkpoint').write_text(str(moved / 'epoch_9.pth'), encoding='utf-8')
+    name, notes = resumed(config(moved))
+    assert name == 'epoch_9.pth'
+    assert not any(note.startswith(WARNING) for note in notes)
