@@ -2,14 +2,14 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from olor_mm.layers import canonical_name
 
@@ -82,11 +82,11 @@ def check_weights(runner: Runner, name: str, since: int | None = None) -> None:
         since: The iteration whose loss was the first to be NaN or infinite, where that is known. Defaults to None.
 
     Raises:
-        NonFiniteError: If a parameter is NaN or infinite, or a buffer NaN, on any rank. (Buffers may hold infinity, as
-            attention masks do.)
+        NonFiniteError: If a parameter is NaN or infinite, or a buffer that is saved NaN, on any rank. (Buffers may hold
+            infinity, as attention masks do.)
     """
     bad = non_finite(runner.model.named_parameters())
-    bad += non_finite(runner.model.named_buffers(), infinity=True)
+    bad += non_finite(_saved_buffers(runner.model), infinity=True)
     count = torch.tensor(float(len(bad)))
     all_reduce(count, 'max')
     if not count:
@@ -115,6 +115,13 @@ def non_finite(named: Iterable[tuple[str, Tensor]], infinity: bool = False) -> l
         flags = torch.stack([wrong for _, wrong in pairs]).tolist()
         names += [canonical_name(name) for (name, _), wrong in zip(pairs, flags, strict=True) if wrong]
     return names
+
+
+def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f'{path}.{name}' if path else name, buffer
 
 
 def _wrong_losses(runner: Runner, outputs: Mapping[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -33,12 +34,23 @@ def damage(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
         file.seek(0)
         return found
     path = Path(file)
-    if path.is_dir():
-        parts = {part.name: damage(part) for part in sorted(path.iterdir()) if part.is_file()}
-        bad = [f'{name}: {what}' for name, what in parts.items() if what]
-        return '; '.join(bad) or (None if parts else 'it is an empty folder')
-    with path.open('rb') as stream:
-        return _damage(stream)
+    try:
+        if path.is_dir():
+            return _damage_of_folder(path)
+        with path.open('rb') as stream:
+            return _damage(stream)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return f'it cannot be read ({error.strerror or error})'
+
+
+def _damage_of_folder(path: Path) -> str | None:
+    parts = {part.name: damage(part) for part in sorted(path.iterdir()) if part.is_file()}
+    bad = [f'{name}: {what}' for name, what in parts.items() if what]
+    ranks = {int(match[1]) for name in parts if (match := re.fullmatch(r'rank(\d+)\.pth', name))}
+    bad += [f'rank{rank}.pth: it is missing' for rank in range(max(ranks, default=0)) if rank not in ranks]
+    return '; '.join(bad) or (None if parts else 'it is an empty folder')
 
 
 def _damage(stream: IO[bytes]) -> str | None:

@@ -97,6 +97,13 @@ def test_infinity_in_a_buffer_is_no_mistake(tmp_path):
     assert (tmp_path / 'epoch_3.pth').exists()
 
 
+def test_a_buffer_that_is_not_saved_is_not_looked_at(tmp_path):
+    runner = runner_of(tmp_path)
+    runner.model.register_buffer('scratch', torch.full((2,), NAN), persistent=False)
+    runner.train()
+    assert (tmp_path / 'epoch_3.pth').exists()
+
+
 def test_off(tmp_path):
     runner_of(tmp_path, [Poison(NAN, {9})], check_finite=False).train()
     assert non_finite(load_from_local(str(tmp_path / 'epoch_3.pth'))['state_dict'].items())

@@ -102,3 +102,18 @@ def test_a_folder_of_shards(tmp_path):
     assert damage(tmp_path / 'shards') is None
     (tmp_path / 'shards' / 'rank1.pth').write_bytes(written()[:-50])
     assert damage(tmp_path / 'shards') == 'rank1.pth: its end is missing'
+
+
+def test_a_shard_that_is_missing(tmp_path):
+    for rank in (0, 2):
+        (tmp_path / f'rank{rank}.pth').write_bytes(written())
+    assert damage(tmp_path) == 'rank1.pth: it is missing'
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, 'Permission denied')
+
+    (tmp_path / 'x.pth').write_bytes(written())
+    monkeypatch.setattr('pathlib.Path.open', refused)
+    assert damage(tmp_path / 'x.pth') == 'it cannot be read (Permission denied)'
