@@ -15,7 +15,7 @@ from mmengine.runner import Runner, save_checkpoint
 
 from olor_mm.registry import HOOKS
 
-from .finite import LossWatch, check_weights
+from .finite import LossWatch, check_resumed, check_weights
 from .hook_options import check_metrics, check_options
 from .integrity import last_complete
 from .loading import load_from_local
@@ -78,14 +78,19 @@ class DurableCheckpointHook(CheckpointHook):
         self._remove_leftovers(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Say so where a resumed run does not get the schedule of its config: MMEngine does not."""
+        """Refuse to go on from NaN; say so where the schedule is not the config's: MMEngine does not."""
         if not runner._resume:
             return
+        if self.watch is not None:
+            check_resumed(runner._load_from, checkpoint.get('state_dict') or {})
         cfg = (checkpoint.get('meta') or {}).get('cfg')
         changed = changed_statement('param_scheduler', cfg, runner.cfg.pretty_text)
         if changed is not None:
             told = "param_scheduler is {1} in the config, but the checkpoint's {0} goes on, as MMEngine resumes it"
             warn([told.format(*changed)])
+        here, there = _number(runner.param_schedulers), _number(checkpoint.get('param_schedulers'))
+        if there < here:
+            warn([f'the checkpoint has the state of {there} of {here} param_schedulers: the others begin anew'])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -230,6 +235,12 @@ class _Saves:
 
     def save_checkpoint(self, out_dir: str, filename: str, *arguments: Any, **options: Any) -> None:
         self._hook.save(self._inner, out_dir, filename, arguments, options)
+
+
+def _number(schedulers: Any) -> int:
+    """How many there are, of one optimizer or of several."""
+    parts = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
+    return sum(len(part) for part in parts)
 
 
 @contextmanager

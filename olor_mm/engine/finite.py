@@ -15,7 +15,7 @@ from olor_mm.layers import canonical_name
 
 from .integrity import last_complete
 
-__all__ = ['LossWatch', 'NonFiniteError', 'check_weights', 'non_finite']
+__all__ = ['LossWatch', 'NonFiniteError', 'check_resumed', 'check_weights', 'non_finite']
 
 _REMEDY = (
     'resume from there (the same command with --resume), with a lower learning rate, gradient clipping '
@@ -98,6 +98,24 @@ def check_weights(runner: Runner, name: str, since: int | None = None) -> None:
     )
 
 
+def check_resumed(file: str | None, state_dict: Mapping[str, Any]) -> None:
+    """See that a checkpoint to go on from holds no NaN.
+
+    Args:
+        file: Its name, for the message.
+        state_dict: Its weights.
+
+    Raises:
+        NonFiniteError: If it does.
+    """
+    bad = non_finite(((k, v) for k, v in state_dict.items() if isinstance(v, Tensor)), infinity=True)
+    if bad:
+        name = file or 'its checkpoint'
+        raise NonFiniteError(
+            f'the run cannot go on from {name}, which holds {_listed(bad)}: resume from an earlier one'
+        )
+
+
 def non_finite(named: Iterable[tuple[str, Tensor]], infinity: bool = False) -> list[str]:
     """Canonical names of the tensors that hold NaN or infinity; one wait for each device.
 
@@ -144,7 +162,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _saved(runner: Runner) -> str:
-    latest = last_complete(runner.work_dir)
+    latest = last_complete(runner.work_dir) or (runner._load_from if runner._resume else None)
     if latest is None:
         return 'There is no checkpoint yet: lower the learning rate, or clip gradients (optim_wrapper.clip_grad)'
     return f'The last checkpoint is {latest}, from before: {_REMEDY}'

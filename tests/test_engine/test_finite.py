@@ -31,13 +31,13 @@ class Lose(Hook):
             param.register_hook(lambda grad: torch.nan_to_num(grad, 0.0, 0.0, 0.0).clamp(-1, 1))
 
 
-def runner_of(work_dir, hooks=(), accumulate=None, **options):
+def runner_of(work_dir, hooks=(), accumulate=None, changes=None, **options):
     config = toy_config(work_dir, rollback={'max_level': 0.1, 'min_level': 0.01})
     config.default_hooks.checkpoint = {'type': 'olor_mm.DurableCheckpointHook', 'max_keep_ckpts': 1, **options}
     config.default_hooks.checkpoint.setdefault('interval', 1)
     if accumulate:
         config.optim_wrapper.accumulative_counts = accumulate
-    runner = make_runner(config)
+    runner = make_runner(config, **(changes or {}))
     for hook in hooks:
         runner.register_hook(hook)
     return runner
@@ -56,6 +56,29 @@ def test_the_iteration_is_named_and_the_last_good_checkpoint_stays(value, tmp_pa
 def test_before_the_first_checkpoint(tmp_path):
     with pytest.raises(NonFiniteError, match=r'iteration 2.*no checkpoint yet: lower the learning rate'):
         runner_of(tmp_path, [Poison(NAN, {2})]).train()
+
+
+@pytest.fixture(scope='module')
+def first(tmp_path_factory):
+    """The checkpoint of a run's first epoch."""
+    folder = tmp_path_factory.mktemp('first')
+    runner_of(folder, changes={'train_cfg': {'by_epoch': True, 'max_epochs': 1}}).train()
+    return folder / 'epoch_1.pth'
+
+
+def test_after_a_resume_the_checkpoint_that_it_went_on_from_is_named(first, tmp_path):
+    runner = runner_of(tmp_path, [Poison(NAN, {8})], changes={'load_from': str(first), 'resume': True})
+    with pytest.raises(NonFiniteError, match=r'iteration 8.*The last checkpoint is \S*epoch_1\.pth, from before'):
+        runner.train()
+
+
+def test_a_checkpoint_of_nan_is_not_gone_on_from(first, tmp_path):
+    checkpoint = load_from_local(str(first))
+    checkpoint['state_dict']['head.weight'][0, 0] = NAN
+    torch.save(checkpoint, tmp_path / 'bad.pth')
+    runner = runner_of(tmp_path / 'run', changes={'load_from': str(tmp_path / 'bad.pth'), 'resume': True})
+    with pytest.raises(NonFiniteError, match=r'from \S*bad\.pth, which holds NaN .*head\.weight.*an earlier one'):
+        runner.train()
 
 
 def test_accumulated_gradients_are_seen_when_they_are_used(tmp_path):

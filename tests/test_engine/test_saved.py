@@ -210,3 +210,15 @@ def test_configs_are_compared_as_text():
     assert changed_statement('b', 'a = 1', 'b = dict(x=3)') == ('None', 'dict(x=3)')
     for broken in (None, b'b = 1', 'b = (', 'b = ' + '(' * 5000, '\0', 'b = ' + '1 + ' * 900 + '1'):
         assert changed_statement('b', broken, 'b = 1') is None
+
+
+@pytest.mark.parametrize(('kept', 'told'), [(2, ''), (1, 'the state of 1 of 2 param_schedulers'), (None, '0 of 2')])
+def test_a_schedule_that_begins_anew_is_told(first, kept, told, tmp_path):
+    checkpoint = load_from_local(str(first))
+    checkpoint['param_schedulers'] = checkpoint['param_schedulers'][:kept]
+    if kept is None:
+        del checkpoint['param_schedulers']
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    log = resume(tmp_path / 'run', tmp_path / 'x.pth')
+    assert ('begin anew' in log) == bool(told)
+    assert told in log
