@@ -244,7 +244,9 @@ def command(argv):
     dist.init_process_group('gloo')
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float('nan'))
-    runner = SimpleNamespace(model=model, iter=5, work_dir='none', message_hub=SimpleNamespace(log_scalars={}))
+    runner = SimpleNamespace(
+        model=model, iter=5, work_dir='none', _resume=False, message_hub=SimpleNamespace(log_scalars={})
+    )
     lost = argv[0] == 'all' or dist.get_rank() == 1
     LossWatch(100).look(runner, {'loss': float('nan') if lost else 1.0})
     dist.barrier()
