@@ -4,7 +4,9 @@ import collections
 
 import pytest
 
-from ._mistakes import MISTAKES, write_files
+from . import _mistakes_in_loops  # noqa: F401  (adds its cases)
+from ._mistake import MISTAKES
+from ._mistakes_in_configs import write_files
 
 assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES)
 
