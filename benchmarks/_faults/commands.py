@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .harness import LAST, Row, quote
 from .job import CONFIG
-from .runs import REPO, command, same_weights, undamaged
+from .runs import REPO, Outcome, command, same_weights, undamaged
 
 __all__ = ['COMMANDS']
 
@@ -42,6 +42,26 @@ def _row(name: str, code: int, said: str, wrong: list[str], same: bool, text: st
     return Row(name, f'exit code {code}: {said}', kept, 'identical continuation' if same else 'OTHER WEIGHTS', wrong)
 
 
+def _resumed(
+    name: str,
+    code: int,
+    says: str,
+    base: Path,
+    folder: Path,
+    one: Outcome,
+    arguments: tuple[object, ...],
+    last: str = LAST,
+) -> Row:
+    """What came of a broken run: the same command resumes it, and again makes one that nothing breaks."""
+    said, found = quote(says, one.text, base)
+    wrong = undamaged(folder / 'run')
+    if one.code != code or not found:
+        wrong.append(f'exit code {one.code}: {one.text[-2000:]}')
+    again = command((*arguments, folder / 'run', '--resume'), folder / 'two.log')
+    command((*arguments, folder / 'goal'), folder / 'goal.log')
+    return _row(name, code, said, wrong, same_weights(folder / 'run' / last, folder / 'goal' / last), again.text)
+
+
 def terminated(base: Path) -> Row:
     """As ``docker stop`` does."""
     says = r'terminated; the last checkpoint is \S*epoch_1\.pth\nto resume, give the same command with --resume'
@@ -73,13 +93,7 @@ def _two_ranks(
     if until:
         (folder / 'job.py').write_text(CONFIG + "custom_hooks = custom_hooks[:1] + [dict(type='Slow')]\n")
     one = command((*arguments, folder / 'run', *options), folder / 'one.log', until, send)
-    said, found = quote(says, one.text, base)
-    wrong = undamaged(folder / 'run')
-    if one.code != code or not found:
-        wrong.append(f'exit code {one.code}: {one.text[-2000:]}')
-    again = command((*arguments, folder / 'run', '--resume'), folder / 'two.log')
-    command((*arguments, folder / 'goal'), folder / 'goal.log')
-    return _row(name, code, said, wrong, same_weights(folder / 'run' / LAST, folder / 'goal' / LAST), again.text)
+    return _resumed(name, code, says, base, folder, one, arguments)
 
 
 def killed_rank(base: Path) -> Row:
@@ -106,14 +120,7 @@ def _mask_rcnn(base: Path, name: str, number: int, code: int, says: str) -> Row:
     config, data = write_small(folder), make_coco(folder / 'my data')
     arguments = (*TRAIN, config, '--data-root', data, '--work-dir')
     one = command((*arguments, folder / 'run'), folder / 'one.log', 'Epoch(train) [2][1/', number)
-    said, found = quote(says, one.text, base)
-    wrong = undamaged(folder / 'run')
-    if one.code != code or not found:
-        wrong.append(f'exit code {one.code}: {one.text[-2000:]}')
-    again = command((*arguments, folder / 'run', '--resume'), folder / 'two.log')
-    command((*arguments, folder / 'goal'), folder / 'goal.log')
-    same = same_weights(folder / 'run' / 'epoch_2.pth', folder / 'goal' / 'epoch_2.pth')
-    row = _row(name, code, said, wrong, same, again.text)
+    row = _resumed(name, code, says, base, folder, one, arguments, 'epoch_2.pth')
     if code < 0:
         row.seen = f'killed by signal {-code}'
     return row
