@@ -29,7 +29,8 @@ def newest_whole(files: list[Path]) -> tuple[Path | None, dict[Path, str]]:
 def last_complete(work_dir: str | os.PathLike[str]) -> str | None:
     """The checkpoint that a work dir names as its last, for messages; None where it names none that is there."""
     try:
-        named = Path(work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
+        record = Path(work_dir, 'last_checkpoint')
+        named = record.read_text(encoding='utf-8').strip() if record.is_file() else ''
         return named if named and Path(named).exists() else None
     except (OSError, UnicodeDecodeError, ValueError):
         return None

@@ -37,6 +37,9 @@ def damage(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
     try:
         if path.is_dir():
             return _damage_of_folder(path)
+        if path.exists() and not path.is_file():
+            # Reading a named pipe would wait for ever.
+            return 'it is no file'
         with path.open('rb') as stream:
             return _damage(stream)
     except FileNotFoundError:

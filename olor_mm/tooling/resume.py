@@ -116,6 +116,8 @@ def latest_checkpoint(work_dir: str, missing_ok: bool = False) -> Path | None:
 
 def _read(record: Path) -> str:
     """What last_checkpoint names, '' where it is missing, empty or not text of one line."""
+    if not record.is_file():
+        return ''
     try:
         text = record.read_text(encoding='utf-8').strip()
         # Raises where the text cannot be a path: one that is too long.
@@ -126,7 +128,7 @@ def _read(record: Path) -> str:
 
 
 def _state(record: Path) -> str:
-    return 'is unreadable' if record.is_file() else 'is missing'
+    return 'is unreadable' if record.exists() else 'is missing'
 
 
 def _by_age(cfg: Mapping[str, Any]) -> list[tuple[int, int, Path]]:

@@ -182,3 +182,12 @@ def test_a_path_with_a_space_that_is_not_ascii(run: Path, space: str) -> None:
     name, notes = resumed(config(moved))
     assert name == 'epoch_9.pth'
     assert not any(note.startswith(WARNING) for note in notes)
+
+
+@pytest.mark.parametrize('name', ['last_checkpoint', 'epoch_2.pth'])
+def test_a_named_pipe_is_not_waited_for(name, tmp_path):
+    torch.save({'a': torch.ones(3)}, tmp_path / 'epoch_1.pth')
+    os.mkfifo(tmp_path / name)
+    cfg = Config({'work_dir': str(tmp_path)})
+    apply_resume(cfg, 'auto')
+    assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
