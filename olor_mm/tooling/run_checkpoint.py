@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -18,6 +19,8 @@ __all__ = ['check_run_checkpoint']
 def check_run_checkpoint(file: str) -> None:
     """See that a file holds what a resume reads, before a model is built. Folders and addresses are not looked at.
 
+    One process of each machine looks: the file is read into main memory once more for it.
+
     Args:
         file: The file of ``--resume``.
 
@@ -25,7 +28,7 @@ def check_run_checkpoint(file: str) -> None:
         InputError: If something is missing in it, or is not what MMEngine saves.
     """
     path = Path(file).expanduser()
-    if not path.is_file():
+    if not path.is_file() or int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return
     wrong = _wrong(load_from_local(str(path), 'cpu'))
     if wrong is not None:
