@@ -1,9 +1,10 @@
 """DurableCheckpointHook: a checkpoint has its name only when it is complete, and the one before goes only then."""
 
 import hashlib
+import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from mmengine.dist import barrier, is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner, save_checkpoint
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner, save_checkpoint
 
 from olor_mm.registry import HOOKS
 
@@ -91,6 +93,7 @@ class DurableCheckpointHook(CheckpointHook):
         here, there = _number(runner.param_schedulers), _number(checkpoint.get('param_schedulers'))
         if there < here:
             warn([f'the checkpoint has the state of {there} of {here} param_schedulers: the others begin anew'])
+        _say_if_over(runner, checkpoint.get('meta') or {})
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -235,6 +238,18 @@ class _Saves:
 
     def save_checkpoint(self, out_dir: str, filename: str, *arguments: Any, **options: Any) -> None:
         self._hook.save(self._inner, out_dir, filename, arguments, options)
+
+
+def _say_if_over(runner: Runner, meta: Mapping[str, Any]) -> None:
+    kind = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
+    done, wanted = meta.get(kind, 0), runner.max_epochs if kind == 'epoch' else runner.max_iters
+    if done >= wanted:
+        print_log(
+            f'the checkpoint is from the end of its run ({kind} {done} of {wanted}): there is nothing left to train; a '
+            f'higher train_cfg.max_{kind}s goes on',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _number(schedulers: Any) -> int:

@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     'changed_rates',
     'changed_statement',
     'changes',
+    'check_groups',
     'check_model',
     'describe',
     'initial_rates',
@@ -117,6 +119,26 @@ def check_model(named: Mapping[str, Tensor], model: nn.Module, ledger: LoadLedge
     )
 
 
+def check_groups(state: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """See that an optimizer's state has the parameter groups of this optimizer; torch's error names neither side.
+
+    Args:
+        state: What is loaded into it.
+        optimizer: The optimizer.
+
+    Raises:
+        WrongCheckpointError: If their number, or that of the parameters in one, differs.
+    """
+    saved = [len(group.get('params', ())) for group in state.get('param_groups') or ()]
+    here = [len(group['params']) for group in optimizer.param_groups]
+    if saved and saved != here:
+        raise WrongCheckpointError(
+            f'the run cannot go on from a checkpoint whose optimizer has {sum(saved)} parameters in {len(saved)} '
+            f'groups: here it has {sum(here)} in {len(here)}. Resume with the paramwise_cfg and the frozen parts that '
+            'the checkpoint was saved with, or start from its weights: load_from, without resume'
+        )
+
+
 def initial_rates(optimizer: Optimizer) -> list[float]:
     """The peak learning rate of each group, as far as it is known."""
     return [float(group.get('initial_lr', group.get('lr', 0.0))) for group in optimizer.param_groups]
@@ -159,9 +181,13 @@ def changed_statement(name: str, saved: object, now: object) -> tuple[str, str] 
 
 
 def _assigned(text: str, name: str) -> str:
+    with warnings.catch_warnings():
+        # A pattern in a config may hold escapes that Python warns of.
+        warnings.simplefilter('ignore')
+        body = ast.parse(text).body
     found = [
         node.value
-        for node in ast.parse(text).body
+        for node in body
         if isinstance(node, ast.Assign) and [getattr(target, 'id', None) for target in node.targets] == [name]
     ]
     return ast.unparse(found[-1]) if found else 'None'

@@ -144,8 +144,12 @@ class RollbackSession:
         self._saved = state
         self._saved_names = list(state['names']) if state else None
 
-    def check_model(self, optimizer: Optimizer) -> None:
+    def check_model(self, optimizer: Optimizer, state: Mapping[str, Any] | None = None) -> None:
         """See that what was loaded to go on from is of this model, before the optimizer's state is loaded.
+
+        Args:
+            optimizer: The optimizer in use.
+            state: The state to be loaded into it, where there is one. Defaults to None.
 
         Raises:
             WrongCheckpointError: If it is not.
@@ -153,6 +157,7 @@ class RollbackSession:
         # Later no loading is watched any more, and what is loaded then is the user's own, such as a copy in memory.
         if self.settings.max_level > 0 and not self.verified:
             saved.check_model(self.names, self.model, self.ledger, optimizer)
+            saved.check_groups(state or {}, optimizer)
 
     # ---------------------------------------------------------------- starting
 

@@ -92,7 +92,7 @@ class RollbackMixin:
         """Load the wrapper's state; theta_0 is part of the optimizer's."""
         state_dict = dict(state_dict)
         saved = state_dict.pop('rollback', None)
-        self.rollback_session.check_model(self.optimizer)
+        self.rollback_session.check_model(self.optimizer, state_dict)
         rates = initial_rates(self.optimizer)
         super().load_state_dict(state_dict)  # type: ignore[misc]
         warn(changed_rates(rates, initial_rates(self.optimizer)))

@@ -222,3 +222,22 @@ def test_a_schedule_that_begins_anew_is_told(first, kept, told, tmp_path):
     log = resume(tmp_path / 'run', tmp_path / 'x.pth')
     assert ('begin anew' in log) == bool(told)
     assert told in log
+
+
+@pytest.mark.parametrize('paramwise', [{'norm_decay_mult': 0.0}, {'custom_keys': {'head': {'lr_mult': 2.0}}}])
+def test_other_parameter_groups_are_refused(first, paramwise, tmp_path):
+    config = config_of(tmp_path)
+    config.optim_wrapper.paramwise_cfg = paramwise
+    config.optim_wrapper.optimizer.weight_decay = 0.1
+    runner = make_runner(config, load_from=str(first), resume=True)
+    with pytest.raises(WrongCheckpointError, match=r'12 parameters in 1 groups: here it has 12 in 12.*paramwise_cfg'):
+        runner.train()
+
+
+@pytest.mark.parametrize('epochs', [1, 2])
+def test_a_run_that_is_at_its_end_says_so(first, epochs, tmp_path):
+    config = config_of(tmp_path)
+    config.train_cfg.max_epochs = epochs
+    make_runner(config, load_from=str(first), resume=True).train()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert ('(epoch 1 of 1): there is nothing left to train' in log) == (epochs == 1)
