@@ -304,7 +304,8 @@ class Rollback:
     ) -> dict[K, float]:
         """Relative discrepancy ||theta - theta_0|| / ||theta_0|| of each part, with one wait for the device in all.
 
-        Of DTensors it is that of the whole tensors: every rank of their mesh must call this.
+        Of DTensors it is that of the whole tensors: every rank of their mesh must call this. With a
+        ZeroRedundancyOptimizer it is that of all shares: every rank must call this, with the same keys.
 
         Args:
             parts: Any key to its parameters; those without theta_0 are left out.
@@ -314,7 +315,11 @@ class Rollback:
         Returns:
             Key to discrepancy, dimensionless; parts without any theta_0 are left out. 0 / 0 is 0.
         """
-        return {} if self._store is None else relative_discrepancy(self._store, parts, reduce or self._reduce)
+        reduce = reduce or self._reduce
+        if self._store is None and reduce is None:
+            return {}
+        # With nothing to pull back here this rank is still waited for.
+        return relative_discrepancy({} if self._store is None else self._store, parts, reduce)
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -78,11 +78,21 @@ def through(rank, folder, bucket_view):
     optimizer.load_state_dict(saved['optimizer'])
     steps(other, optimizer, range(3, 6))
     return {
+        'one': discrepancy_of_one(),
         'weights': [p.detach() for p in params],
         'resumed': [p.detach() for p in other.parameters()],
         'kept': sorted(kept),
         'discrepancy': rollback.discrepancy({'all': params}),
     }
+
+
+def discrepancy_of_one():
+    """Where all of what is pulled back is in the share of one rank."""
+    model = make_model()
+    optimizer = zero(model)
+    rollback = Rollback(optimizer, {model[0].weight: 0.1})
+    steps(model, optimizer, range(1))
+    return rollback.discrepancy({'all': list(model.parameters())})
 
 
 @pytest.mark.parametrize('bucket_view', [False, True])
@@ -95,6 +105,7 @@ def test_shares_are_pulled_once_and_resumed_exactly(bucket_view, tmp_path):
                 assert torch.equal(value, other)
                 torch.testing.assert_close(value, expected.detach(), rtol=0, atol=1e-14)
         assert found['discrepancy'] == pytest.approx(rollback.discrepancy({'all': list(model.parameters())}), rel=1e-9)
+    assert ranks[0]['one'] == ranks[1]['one'] and ranks[0]['one']['all'] > 0
     # Every theta_0 is kept, and none twice.
     assert sorted(ranks[0]['kept'] + ranks[1]['kept']) == [0, 1, 2]
 
