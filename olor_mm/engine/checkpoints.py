@@ -123,9 +123,12 @@ class DurableCheckpointHook(CheckpointHook):
         self._remove_superseded(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        # Runner.val() by itself prepares nothing: there is no training, so no checkpoint of it.
+        if not self.save_best or not hasattr(self, 'file_backend'):
+            return
+        check_metrics(self.key_indicators, metrics)
         # MMEngine removes the best one so far, saves the new best one, and saves the last one again because it names
         # the best one. Here the removal waits for the two others.
-        check_metrics(self.key_indicators if self.save_best else (), metrics)
         super()._save_best_checkpoint(_Saves(runner, self), metrics)
         self._remove_superseded(runner)
 

@@ -114,6 +114,13 @@ def test_the_files_are_those_of_mmengine(case, tmp_path):
     assert equal(found[OURS], found[THEIRS])
 
 
+@pytest.mark.parametrize('best', [{}, {'save_best': 'acc', 'rule': 'greater'}])
+def test_validation_alone_saves_nothing(best, tmp_path):
+    runner = make_runner(config_of(tmp_path, [0.5], **best))
+    assert runner.val() == {'acc': 0.5, 'other': 1.0}
+    assert not names(tmp_path)
+
+
 class Kill(BaseException):
     """Stands for a kill."""
 
