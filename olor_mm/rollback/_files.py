@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._integrity import damage
+from ._integrity import ZIP, damage
 from ._pickles import restricted_pickle
 
 __all__ = ['BrokenCheckpointError', 'UnsafeCheckpointError', 'read_safetensors', 'read_torch']
@@ -65,7 +65,7 @@ def read_torch(
             with torch.serialization.safe_globals([*extra, *((kind, kind.__name__) for kind in buildable)]):
                 return torch.load(file, map_location=map_location, weights_only=True)
         # As torch tells them apart, by the start: zipfile looks at the end, where a tar may carry one.
-        if _head(file, 4) != b'PK\x03\x04' and tarfile.is_tarfile(file):
+        if _head(file, len(ZIP)) != ZIP and tarfile.is_tarfile(file):
             raise UnsafeCheckpointError(_unsafe(name, _TAR))
         # Not unsafe: no name in the file means more than the list says, see _pickles.
         if isinstance(file, io.BytesIO):

@@ -7,8 +7,10 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-__all__ = ['damage']
+__all__ = ['ZIP', 'damage']
 
+#: How torch's zip archives begin.
+ZIP = b'PK\x03\x04'
 _CHUNK = 1 << 22  # bytes
 #: What zipfile raises where a flipped bit makes a header senseless.
 _SENSELESS = (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OSError, RuntimeError, ValueError)
@@ -57,11 +59,12 @@ def _damage_of_folder(path: Path) -> str | None:
 
 
 def _damage(stream: IO[bytes]) -> str | None:
-    head = stream.read(4)
+    head = stream.read(len(ZIP))
     if not head:
         return 'it is empty'
     if not zipfile.is_zipfile(stream):
-        return 'its end is missing' if head.startswith(b'PK') or len(head) < 4 else None
+        # Two letters would not do: a .safetensors begins with a number that may be any.
+        return 'its end is missing' if head == ZIP or len(head) < len(ZIP) else None
     try:
         with zipfile.ZipFile(stream) as archive:
             records = [record for record in archive.infolist() if record.file_size]

@@ -16,6 +16,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from ..engine.vit_checkpoints import plain_address
+from ..rollback._integrity import ZIP
 from .errors import InputError
 
 __all__ = ['Shapes', 'check_file', 'check_weights', 'is_pretrained', 'shapes_in_file', 'weight_files']
@@ -79,9 +80,9 @@ def check_file(file: str, what: str, *details: str) -> None:
     if not path.is_file():
         raise InputError(f'{what} is missing', f'looked for: {path.absolute()}', *details)
     with path.open('rb') as stream:
-        head = stream.read(2)
+        head = stream.read(len(ZIP))
     # torch's files are zip archives, whose table of contents comes last.
-    if not head or (head == b'PK' and not zipfile.is_zipfile(path)):
+    if not head or (head == ZIP and not zipfile.is_zipfile(path)):
         raise InputError(f'{what} is incomplete: its end is missing', f'looked at: {path.absolute()}', *details)
 
 

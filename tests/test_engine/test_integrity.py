@@ -9,6 +9,7 @@ import torch
 
 from olor_mm.engine import BrokenCheckpointError, load_from_local
 from olor_mm.engine.integrity import damage, newest_whole
+from olor_mm.tooling.weights import check_file
 
 SAVED = {
     'state_dict': {'a': torch.arange(3000.0), 'b': torch.zeros(7, dtype=torch.int64)},
@@ -117,3 +118,16 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     (tmp_path / 'x.pth').write_bytes(written())
     monkeypatch.setattr('pathlib.Path.open', refused)
     assert damage(tmp_path / 'x.pth') == 'it cannot be read (Permission denied)'
+
+
+def test_a_safetensors_file_may_begin_as_a_zip_archive_does(tmp_path):
+    """With the length of its header, which is 'PK' in one file of many."""
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    file = tmp_path / 'x.safetensors'
+    save_file({'a': torch.ones(2)}, file, metadata={'fill': ''})
+    length = int.from_bytes(file.read_bytes()[:8], 'little')
+    save_file({'a': torch.ones(2)}, file, metadata={'fill': 'x' * (int.from_bytes(b'PK', 'little') - length)})
+    assert file.read_bytes()[:2] == b'PK'
+    assert damage(file) is None
+    check_file(str(file), 'the file')
+    assert torch.equal(load_from_local(str(file))['state_dict']['a'], torch.ones(2))
