@@ -13,10 +13,34 @@ from mmengine.device import get_device
 
 from .errors import InputError
 
-__all__ = ['has_accelerator', 'prepare_launch', 'require_accelerator']
+__all__ = ['adopt_ranks', 'has_accelerator', 'prepare_launch', 'require_accelerator']
 
 # What mixed precision wrappers of MMEngine run on.
 _AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')
+# Variables as torch names them, to what these launchers leave in the environment for them.
+_LEFT_BY = {
+    'slurm': {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS', 'LOCAL_RANK': 'SLURM_LOCALID'},
+    'mpi': {
+        'RANK': 'OMPI_COMM_WORLD_RANK',
+        'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE',
+        'LOCAL_RANK': 'OMPI_COMM_WORLD_LOCAL_RANK',
+    },
+}
+
+
+def adopt_ranks(launcher: str, local_rank: int = 0) -> None:
+    """Name the ranks of this process as torch does, from what its launcher left in the environment.
+
+    MMEngine does so with Slurm as it starts, and with MPI not for the local rank, by which it chooses the GPU.
+
+    Args:
+        launcher: Who started the process; torchrun has named them itself.
+        local_rank: The local rank where nobody says it. Defaults to 0.
+    """
+    for ours, theirs in _LEFT_BY.get(launcher, {}).items():
+        if os.environ.get(theirs):
+            os.environ[ours] = os.environ[theirs]
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
 
 
 def has_accelerator() -> bool:
@@ -99,19 +123,13 @@ def _replace_sync_bn(node: Any) -> int:
 
 
 def _adopt_environment(launcher: str) -> None:
-    """Name rank and size as torch does, from what the launcher left; KeyError says what is missing."""
+    """See that the environment has what a process group is started from; KeyError says what is missing."""
     environ = os.environ
-    if launcher == 'slurm':
-        environ['RANK'] = environ['SLURM_PROCID']
-        environ['WORLD_SIZE'] = environ['SLURM_NTASKS']
-        environ['LOCAL_RANK'] = environ.get('SLURM_LOCALID', '0')
-        if 'MASTER_ADDR' not in environ:
-            hosts = ['scontrol', 'show', 'hostnames', environ['SLURM_NODELIST']]
-            environ['MASTER_ADDR'] = subprocess.run(hosts, capture_output=True, text=True, check=True).stdout.split()[0]
-    elif launcher == 'mpi':
-        environ['RANK'] = environ['OMPI_COMM_WORLD_RANK']
-        environ['WORLD_SIZE'] = environ['OMPI_COMM_WORLD_SIZE']
-        environ['LOCAL_RANK'] = environ['OMPI_COMM_WORLD_LOCAL_RANK']
+    for name in ('RANK', 'WORLD_SIZE'):
+        environ[_LEFT_BY.get(launcher, {}).get(name, name)]
+    adopt_ranks(launcher)
+    if launcher == 'slurm' and 'MASTER_ADDR' not in environ:
+        hosts = ['scontrol', 'show', 'hostnames', environ['SLURM_NODELIST']]
+        environ['MASTER_ADDR'] = subprocess.run(hosts, capture_output=True, text=True, check=True).stdout.split()[0]
     environ.setdefault('MASTER_PORT', '29500')
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'):
-        environ[name]
+    environ['MASTER_ADDR']

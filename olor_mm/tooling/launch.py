@@ -22,7 +22,7 @@ from ..engine.sharding import refuse_zero_cfg
 from . import evaluation, settings
 from .data_checks import check_data
 from .data_root import move_data_root
-from .distributed import prepare_launch, require_accelerator
+from .distributed import adopt_ranks, prepare_launch, require_accelerator
 from .errors import InputError, say
 from .names import check_names
 from .options import test_parser, train_parser
@@ -105,7 +105,7 @@ def test(argv: Sequence[str]) -> None:
 
 def _configure(args: argparse.Namespace) -> tuple[Config, list[str]]:
     """What training and testing have in common before their own options."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    adopt_ranks(args.launcher, args.local_rank)
     cfg = settings.load_config(args)
     settings.register_scope(cfg)
     check_names(cfg)

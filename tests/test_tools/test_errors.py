@@ -231,6 +231,31 @@ def test_another_rank_waits_for_rank_0_to_speak(
     assert capsys.readouterr().err.startswith('error on rank 5: the config file is missing')
 
 
+@pytest.mark.parametrize(
+    ('launcher', 'rank', 'local_rank'),
+    [('slurm', 'SLURM_PROCID', 'SLURM_LOCALID'), ('mpi', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')],
+)
+def test_ranks_that_another_launcher_names(
+    launcher: str,
+    rank: str,
+    local_rank: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'):
+        # Put back at the end, whatever is set in between.
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(rank, '5')
+    monkeypatch.setenv(local_rank, '1')
+    monkeypatch.setattr(time, 'sleep', lambda _: None)
+    assert run_command(train, [str(tmp_path / 'gone.py'), '--launcher', launcher]) == 2
+    assert capsys.readouterr().err.startswith('error on rank 5: the config file is missing')
+    # By which MMEngine chooses the GPU.
+    assert os.environ['LOCAL_RANK'] == '1'
+
+
 #: A run whose rank 1 alone meets a NaN, while rank 0 goes on to its next collective, or whose ranks all do.
 LOSING = """
 import sys
