@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -27,7 +28,7 @@ from .errors import InputError, say
 from .names import check_names
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
-from .resume import WARNING, overwritten
+from .resume import Alert, overwritten
 from .run_checkpoint import check_run_checkpoint
 from .signals import Terminated, terminable
 from .strategies import check_strategy
@@ -165,10 +166,7 @@ def _build_runner(cfg: Config, notes: Sequence[str]) -> Any:
     notes = [*notes, *prepare_launch(cfg)]
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for note in notes:
-        if note.startswith(WARNING):
-            runner.logger.warning(note.removeprefix(WARNING))
-        else:
-            runner.logger.info(note)
+        runner.logger.log(logging.WARNING if isinstance(note, Alert) else logging.INFO, note)
     return runner
 
 

@@ -15,10 +15,13 @@ from ..engine.replacing import restore
 from .errors import InputError
 from .weights import check_file
 
-__all__ = ['WARNING', 'apply_resume', 'latest_checkpoint', 'overwritten']
+__all__ = ['Alert', 'apply_resume', 'latest_checkpoint', 'overwritten']
 
-#: How a line for the log begins that is a warning.
-WARNING = 'warning: '
+
+class Alert(str):
+    """A line for the log that is a warning."""
+
+    __slots__ = ()
 
 
 def apply_resume(cfg: Config, resume: str) -> list[str]:
@@ -30,7 +33,7 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
             that is whole.
 
     Returns:
-        Lines for the log.
+        Lines for the log; an :class:`Alert` is a warning.
 
     Raises:
         InputError: If the checkpoint is missing or damaged, or all are, or the name is empty.
@@ -62,11 +65,11 @@ def apply_resume(cfg: Config, resume: str) -> list[str]:
             *[f'{file}: it is not from before {named}, perhaps of another run' for file in others],
             'give another one: --resume CHECKPOINT; or remove these, and last_checkpoint, to start anew',
         )
-    notes = [f'{WARNING}--resume: {file} is not used: {what}' for file, what in wrong.items()]
+    notes: list[str] = [Alert(f'--resume: {file} is not used: {what}') for file, what in wrong.items()]
     if wrong or named is None:
         record = Path(cfg.work_dir, 'last_checkpoint')
         why = 'it is the newest one that is whole' if wrong else f'{record} {_state(record)}, and this is the newest'
-        notes.append(f'{WARNING}--resume: going on from {found}: {why}')
+        notes.append(Alert(f'--resume: going on from {found}: {why}'))
     else:
         notes.append(f'--resume: going on from {found}')
     cfg.resume, cfg.load_from = True, str(found)
@@ -79,8 +82,10 @@ def overwritten(cfg: Config) -> list[str]:
     if not found:
         return []
     return [
-        f'{WARNING}{cfg.work_dir} holds {len(found)} checkpoints of an earlier run, {found[0].name} the last one, and '
-        'this run will overwrite them: --resume goes on from there, --work-dir takes another folder'
+        Alert(
+            f'{cfg.work_dir} holds {len(found)} checkpoints of an earlier run, {found[0].name} the last one, and this '
+            'run will overwrite them: --resume goes on from there, --work-dir takes another folder'
+        )
     ]
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from olor_mm.tooling import launch
 from olor_mm.tooling.errors import InputError
-from olor_mm.tooling.resume import WARNING, apply_resume, overwritten
+from olor_mm.tooling.resume import Alert, apply_resume, overwritten
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def resumed(cfg: Config) -> tuple[str, list[str]]:
 def test_whole(run: Path) -> None:
     name, notes = resumed(config(run))
     assert name == 'epoch_10.pth'
-    assert not any(note.startswith(WARNING) for note in notes)
+    assert not any(isinstance(note, Alert) for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_newest_whole_one_is_taken(run: Path, harm: Any, says: str) -> None:
     harm(run / 'epoch_10.pth')
     name, notes = resumed(config(run))
     assert name == 'epoch_9.pth'
-    assert all(note.startswith(WARNING) for note in notes)
+    assert all(isinstance(note, Alert) for note in notes)
     assert str(run / 'epoch_10.pth') in notes[0]
     assert says in notes[0]
     assert str(run / 'epoch_9.pth') in notes[1]
@@ -74,7 +74,7 @@ def test_last_checkpoint_gone_or_garbled(run: Path, content: bytes | None) -> No
         record.write_bytes(content)
     name, notes = resumed(config(run))
     assert name == 'epoch_10.pth'
-    assert any(note.startswith(WARNING) for note in notes)
+    assert any(isinstance(note, Alert) for note in notes)
 
 
 def test_a_checkpoint_that_no_record_names_yet_is_not_preferred(run: Path) -> None:
@@ -135,7 +135,7 @@ def test_an_empty_name_reaches_the_check(run: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_new_run_over_an_old_one_is_told(run: Path, tmp_path: Path) -> None:
     (line,) = overwritten(config(run))
-    assert line.startswith(WARNING)
+    assert isinstance(line, Alert)
     assert all(text in line for text in (str(run), '3 checkpoints', 'epoch_10.pth', '--resume', '--work-dir'))
     assert overwritten(config(run, resume=True)) == overwritten(config(tmp_path)) == []
 
@@ -181,7 +181,7 @@ def test_a_path_with_a_space_that_is_not_ascii(run: Path, space: str) -> None:
     (moved / 'last_checkpoint').write_text(str(moved / 'epoch_9.pth'), encoding='utf-8')
     name, notes = resumed(config(moved))
     assert name == 'epoch_9.pth'
-    assert not any(note.startswith(WARNING) for note in notes)
+    assert not any(isinstance(note, Alert) for note in notes)
 
 
 @pytest.mark.parametrize('name', ['last_checkpoint', 'epoch_2.pth'])
