@@ -116,7 +116,7 @@ class Rollback:
         #: Parameter to the number of its shard here, where a plain tensor is one and torch does not tell.
         self.shards: Mapping[Tensor, int] = {}
         self._batches: list[_Batch] | None = None
-        self._active: tuple[bool, ...] = ()
+        self._active: tuple[tuple[int, ...] | None, ...] = ()
         self._handles: list[Any] = []
         self._held: Any = None
         self._store: AnchorStore | None = None
@@ -275,7 +275,8 @@ class Rollback:
 
     def _plan(self) -> list[_Batch]:
         """The tensors with a gradient in this step, by device and dtype; built anew only when they change."""
-        active = tuple(p.grad is not None for p in self.levels)
+        # With the strides: a model may change its memory format after some steps.
+        active = tuple(None if p.grad is None else p.stride() for p in self.levels)
         if self._batches is not None and active == self._active:
             return self._batches
         check_gradients(self.levels, self.names)

@@ -76,3 +76,20 @@ def test_any_memory_layout(layout):
     param.grad = torch.zeros_like(param)
     optimizer.step()
     torch.testing.assert_close(param.detach(), truth)
+
+
+def test_a_memory_format_that_changes_between_steps():
+    """The model may be moved to channels_last after some steps; theta_0 stays as it was laid out."""
+    param, plain = (torch.nn.Parameter(torch.arange(120.0).reshape(4, 3, 5, 2)) for _ in range(2))
+    optimizers = [torch.optim.SGD([p], lr=0.1) for p in (param, plain)]
+    Rollback(optimizers[0], {param: 0.25})
+    theta_0 = plain.detach().clone()
+    for step in range(3):
+        for p, optimizer in zip((param, plain), optimizers, strict=True):
+            p.grad = torch.full_like(p, float(step + 1))
+            optimizer.step()
+        plain.data.lerp_(theta_0, 0.25)
+        torch.testing.assert_close(param.detach(), plain.detach())
+        if step == 0:
+            param.data = param.detach().to(memory_format=torch.channels_last)
+    assert param.stride() != plain.stride()
