@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from olor_mm.rollback._batches import FORMS
 from olor_mm.rollback.penalty import layerwise_penalty
-from olor_mm.rollback.rollback import FORMS
 
 __all__ = ['LOADED', 'RollbackSettings']
 

@@ -9,7 +9,7 @@ them from it. Until then it waits in this object.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,15 @@ from ._files import BrokenCheckpointError, read_safetensors, read_torch
 from ._shards import local, spread_like
 from .checks import check_saved, check_theta_0
 
-__all__ = ['ANCHOR_KEY', 'INITIAL_LR_KEY', 'AnchorFile', 'AnchorStore', 'MissingAnchorError', 'anchors_from_file']
+__all__ = [
+    'ANCHOR_KEY',
+    'INITIAL_LR_KEY',
+    'AnchorFile',
+    'AnchorStore',
+    'Anchors',
+    'MissingAnchorError',
+    'anchors_from_file',
+]
 
 ANCHOR_KEY = 'rollback_anchor'
 INITIAL_LR_KEY = 'rollback_initial_lr'
@@ -127,6 +135,14 @@ def _has_stepped(state: Mapping[str, Any] | None) -> bool:
     if step is not None:
         return bool(step > 0)
     return any(bool(local(v).any()) if isinstance(v, Tensor) else bool(v) for v in state.values())
+
+
+class Anchors(Protocol):
+    """What keeps theta_0."""
+
+    def __getitem__(self, param: Tensor) -> Tensor: ...
+
+    def __contains__(self, param: Tensor) -> bool: ...
 
 
 class AnchorStore:

@@ -1,24 +1,17 @@
 """How far weights are from theta_0, relative to it."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ._shards import local, reduction
+from .anchor import Anchors
 
 __all__ = ['relative_discrepancy']
 
 K = TypeVar('K', bound=Hashable)
-
-
-class Anchors(Protocol):
-    """What keeps theta_0."""
-
-    def __getitem__(self, param: Tensor) -> Tensor: ...
-
-    def __contains__(self, param: Tensor) -> bool: ...
 
 
 def relative_discrepancy(

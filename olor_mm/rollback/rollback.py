@@ -9,37 +9,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import kernels
-from ._shards import is_spread, local, shard_index, unwrap_zero
+from ._batches import FORMS, Batch, batches_of, pull
+from ._shards import unwrap_zero
 from ._step_hooks import hold_step, release_step
-from .anchor import ON_MISSING, AnchorStore, anchors_from_file
+from .anchor import ON_MISSING, Anchors, AnchorStore, anchors_from_file
 from .checks import check_anchor, check_gradients, check_levels, check_names
 from .discrepancy import relative_discrepancy
-from .rounding import LOW_PRECISION, Dither, stochastic
+from .rounding import LOW_PRECISION, Dither
 from .schedule import lr_ratio
 
 __all__ = ['Rollback']
 
 K = TypeVar('K', bound=Hashable)
-FORMS = ('foreach', 'single_tensor')
 _attached: 'weakref.WeakKeyDictionary[Optimizer, weakref.ref[Rollback]]' = weakref.WeakKeyDictionary()
-
-
-class _Batch:
-    """Tensors of one device and dtype: what one call of a kernel takes.
-
-    ``dense`` says that each parameter and its anchor fill their memory in the same order, without gaps; ``spread`` that
-    they are DTensors; ``shard`` is the number of the part of them that is here.
-    """
-
-    def __init__(self, dense: bool, spread: bool, shard: int) -> None:
-        self.dense = dense
-        self.spread = spread
-        self.shard = shard
-        self.params: list[Tensor] = []
-        self.anchors: list[Tensor] = []
-        self.levels: list[float] = []
-        self.groups: list[int] = []
 
 
 class Rollback:
@@ -115,7 +97,7 @@ class Rollback:
         self.num_rolled_back = 0
         #: Parameter to the number of its shard here, where a plain tensor is one and torch does not tell.
         self.shards: Mapping[Tensor, int] = {}
-        self._batches: list[_Batch] | None = None
+        self._batches: list[Batch] | None = None
         self._active: tuple[tuple[int, ...] | None, ...] = ()
         self._handles: list[Any] = []
         self._held: Any = None
@@ -228,76 +210,25 @@ class Rollback:
         if any(p.dtype in LOW_PRECISION for p in self.levels):
             self._dither.next_step()
         for batch in batches:
-            self._roll_back(batch, ratios, found_inf)
+            pull(batch, ratios, found_inf, self.form, self._dither)
             self.num_rolled_back += len(batch.params)
         self._num_calls += 1
         if found_inf is not None:
             skipped = found_inf.reshape(())
             self._num_skipped = skipped.clone() if self._num_skipped is None else self._num_skipped + skipped
 
-    def _roll_back(self, batch: _Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None) -> None:
-        params, anchors = batch.params, batch.anchors
-        if batch.spread:
-            params, anchors = [local(p) for p in params], [local(a) for a in anchors]
-            if not any(p.numel() for p in params):
-                return
-        rates = [ratios[g] for g in batch.groups]
-        low = params[0].dtype in LOW_PRECISION
-        if any(isinstance(rate, Tensor) for rate in rates) or (low and found_inf is not None):
-            scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
-            strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
-            self._one_by_one(params, anchors, strengths, batch.shard)
-            return
-        weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
-        if min(weights) <= 0.0:
-            # A pull of strength 0 must not even turn -0.0 into 0.0.
-            keep = [j for j, weight in enumerate(weights) if weight > 0.0]
-            params, anchors, weights = [params[j] for j in keep], [anchors[j] for j in keep], [weights[j] for j in keep]
-            if not params:
-                return
-        if found_inf is not None:
-            found_inf = found_inf.to(params[0].device, non_blocking=True)
-            kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
-        elif low or self.form == 'single_tensor':
-            self._one_by_one(params, anchors, weights, batch.shard)
-        elif params[0].device.type == 'cpu':
-            kernels.fused(params, anchors, weights, dense=batch.dense)
-        else:
-            kernels.foreach(params, anchors, weights)
-
-    def _one_by_one(
-        self, params: list[Tensor], anchors: list[Tensor], weights: Sequence[float | Tensor], shard: int
-    ) -> None:
-        if params[0].dtype in LOW_PRECISION:
-            stochastic(params, anchors, weights, self._dither.generator(params[0].device, shard))
-        else:
-            kernels.single_tensor(params, anchors, weights)
-
-    def _plan(self) -> list[_Batch]:
+    def _plan(self) -> list[Batch]:
         """The tensors with a gradient in this step, by device and dtype; built anew only when they change."""
         # With the strides: a model may change its memory format after some steps.
         active = tuple(None if p.grad is None else p.stride() for p in self.levels)
         if self._batches is not None and active == self._active:
             return self._batches
         check_gradients(self.levels, self.names)
-        batches: dict[Hashable, _Batch] = {}
-        for g, group in enumerate(self.optimizer.param_groups):
-            for param in group['params']:
-                if param not in self.levels or param.grad is None or self._store is None or param not in self._store:
-                    continue
-                anchor = self._store[param]
-                here = local(param)
-                dense = _is_dense(here) and here.stride() == local(anchor).stride()
-                spread, shard = is_spread(param), self.shards.get(param, 0) + shard_index(param)
-                key = (here.device, here.dtype, dense, spread, shard)
-                batch = batches.setdefault(key, _Batch(dense, spread, shard))
-                batch.params.append(param)
-                batch.anchors.append(anchor)
-                batch.levels.append(self.levels[param])
-                batch.groups.append(g)
+        store: Anchors = {} if self._store is None else self._store
+        batches = batches_of(self.optimizer.param_groups, self.levels, store, self.shards)
         self._active = active
-        self._batches = list(batches.values())
-        return self._batches
+        self._batches = batches
+        return batches
 
     @torch.no_grad()
     def discrepancy(
@@ -321,11 +252,6 @@ class Rollback:
             return {}
         # With nothing to pull back here this rank is still waited for.
         return relative_discrepancy({} if self._store is None else self._store, parts, reduce)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill a stretch of memory without gaps, in whatever order of dimensions."""
-    return sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1 == tensor.numel()
 
 
 def _nobody() -> None:

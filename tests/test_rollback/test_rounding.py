@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from olor_mm.rollback import Rollback
+from olor_mm.rollback._batches import pull
 from olor_mm.rollback.rounding import COUNT_KEY, stochastic
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -192,5 +193,5 @@ def test_a_device_may_decide_that_the_step_was_none(found_inf, moves):
     with torch.no_grad():
         rollback._dither.next_step()
         for batch in rollback._plan():
-            rollback._roll_back(batch, [1.0], torch.tensor([found_inf]))
+            pull(batch, [1.0], torch.tensor([found_inf]), rollback.form, rollback._dither)
     assert torch.equal(param, before) != moves

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from olor_mm.rollback import ANCHOR_KEY, Rollback
-from olor_mm.rollback import rollback as module
+from olor_mm.rollback import ANCHOR_KEY, Rollback, kernels
 from tests._torch import build_or_skip, grad_scaler
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'))]
@@ -222,8 +221,8 @@ def test_the_device_decides_where_reading_found_inf_would_wait(monkeypatch):
             return self.as_subclass(torch.Tensor)
 
     calls = []
-    fused = module.kernels.fused
-    monkeypatch.setattr(module.kernels, 'fused', lambda *a, **k: (calls.append(len(a)), fused(*a, **k)))
+    fused = kernels.fused
+    monkeypatch.setattr(kernels, 'fused', lambda *a, **k: (calls.append(len(a)), fused(*a, **k)))
     torch.manual_seed(0)
     ours, truth = (torch.nn.Linear(4, 4) for _ in range(2))
     truth.load_state_dict(ours.state_dict())
