@@ -1,4 +1,4 @@
-"""What a config or a model has that rollback cannot work with, said when the optimizer wrapper is built."""
+"""What a config or a model has that rollback cannot work with: said when the optimizer wrapper is built, or steps."""
 
 import difflib
 import inspect
@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from olor_mm.layers import canonical_name
+from olor_mm.rollback import Rollback
 
 from .settings import LOADED, RollbackSettings
 
-__all__ = ['check_effect', 'check_inner', 'check_optimizer_cfg', 'find']
+__all__ = [
+    'check_effect',
+    'check_first_step',
+    'check_inner',
+    'check_optimizer_cfg',
+    'find',
+    'trains_other_tensors',
+]
 
 _INNER = 'optim_wrapper.rollback.inner'
 #: What the constructor itself hands to the inner one.
@@ -154,3 +162,47 @@ def _check_shared(model: nn.Module, roots: tuple[str, ...], where: str) -> None:
                 f'{name} is shared with {other}, its first name in the model, which is not below {where}: '
                 "name that part as a root too, or the whole model: roots=''"
             )
+
+
+def check_first_step(rollback: Rollback, settings: RollbackSettings, steps_before: int, skipped: bool) -> bool:
+    """After a step: see that it pulled weights back.
+
+    Args:
+        rollback: The rollback.
+        settings: The settings.
+        steps_before: ``rollback.num_steps`` before the step.
+        skipped: Whether a GradScaler may have skipped the optimizer's step.
+
+    Returns:
+        Whether it did, or this rank holds nothing that could be; else a later step has to tell.
+
+    Raises:
+        RuntimeError: If the optimizer stepped and nothing was pulled back.
+    """
+    if rollback.num_steps == steps_before:
+        if not skipped:
+            raise RuntimeError(
+                f'{type(rollback.optimizer).__name__} made a step without calling its step hooks, so no weight was '
+                'pulled back: weight rollback cannot work with this optimizer or strategy; use an optimizer whose '
+                "step is torch.optim.Optimizer's, or take the rollback out of the config"
+            )
+        return False
+    if not any(p in rollback.levels for group in rollback.optimizer.param_groups for p in group['params']):
+        raise trains_other_tensors(rollback.optimizer)
+    # A rank may hold nothing of what is pulled back.
+    held = any(p.requires_grad and p.numel() for p in rollback.levels)
+    if rollback.num_rolled_back == 0 and held:
+        raise RuntimeError(
+            f'the first step pulled nothing back: none of the {len(rollback.levels)} tensors below '
+            f'optim_wrapper.rollback.roots={settings.roots!r} had a gradient; name roots that the loss reaches'
+        )
+    return rollback.num_rolled_back > 0 or not held
+
+
+def trains_other_tensors(optimizer: Optimizer) -> RuntimeError:
+    """The error of an optimizer that has been given copies of the weights."""
+    return RuntimeError(
+        f'{type(optimizer).__name__} has been changed, or put in place of another, since the rollback was built, and '
+        'trains other tensors than the parameters of the model, such as copies in another precision: weight rollback '
+        'does not support this; use DistributedDataParallel, or FSDP with use_orig_params=True, and AmpOptimWrapper'
+    )

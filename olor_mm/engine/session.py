@@ -14,7 +14,7 @@ from olor_mm.rollback.penalty import layerwise_levels
 
 from . import monitor, saved
 from .agreement import Agreement
-from .checks import check_effect
+from .checks import check_effect, check_first_step, trains_other_tensors
 from .ledger import LoadLedger
 from .loaded import roots_of_loaded
 from .origin import left_alone, no_theta_0, told_origin, warn_of_random_theta_0
@@ -125,7 +125,7 @@ class RollbackSession:
             return
         owned = {p for group in optimizer.param_groups for p in group['params']}
         if not set(self.rollback.levels) <= owned:
-            raise _trains_other_tensors(optimizer)
+            raise trains_other_tensors(optimizer)
         self.rollback.detach()
         self.attach(optimizer)
         self._started_at = None
@@ -292,33 +292,7 @@ class RollbackSession:
         Raises:
             RuntimeError: If the optimizer stepped and nothing was pulled back.
         """
-        rollback = self.rollback
-        if self.verified or rollback is None or not rollback.levels:
+        if self.verified or self.rollback is None or not self.rollback.levels:
             return
         self.ledger.close()
-        if rollback.num_steps == steps_before:
-            if not skipped:
-                raise RuntimeError(
-                    f'{type(rollback.optimizer).__name__} made a step without calling its step hooks, so no weight was '
-                    'pulled back: weight rollback cannot work with this optimizer or strategy; use an optimizer whose '
-                    "step is torch.optim.Optimizer's, or take the rollback out of the config"
-                )
-            return
-        if not any(p in rollback.levels for group in rollback.optimizer.param_groups for p in group['params']):
-            raise _trains_other_tensors(rollback.optimizer)
-        # A rank may hold nothing of what is pulled back.
-        held = any(p.requires_grad and p.numel() for p in rollback.levels)
-        if rollback.num_rolled_back == 0 and held:
-            raise RuntimeError(
-                f'the first step pulled nothing back: none of the {len(rollback.levels)} tensors below '
-                f'optim_wrapper.rollback.roots={self.settings.roots!r} had a gradient; name roots that the loss reaches'
-            )
-        self.verified = rollback.num_rolled_back > 0 or not held
-
-
-def _trains_other_tensors(optimizer: Optimizer) -> RuntimeError:
-    return RuntimeError(
-        f'{type(optimizer).__name__} has been changed, or put in place of another, since the rollback was built, and '
-        'trains other tensors than the parameters of the model, such as copies in another precision: weight rollback '
-        'does not support this; use DistributedDataParallel, or FSDP with use_orig_params=True, and AmpOptimWrapper'
-    )
+        self.verified = check_first_step(self.rollback, self.settings, steps_before, skipped)
