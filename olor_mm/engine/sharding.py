@@ -12,15 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from olor_mm.layers import canonical_name
 from olor_mm.rollback._shards import is_zero
-
-try:
-    from torch.distributed.fsdp import FullyShardedDataParallel
-except ImportError:  # a torch that was built without distributed
-    FullyShardedDataParallel = None  # type: ignore[assignment, misc]
 
 __all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'refuse_zero', 'refuse_zero_cfg', 'without_wrappers']
 
@@ -46,7 +42,7 @@ def refuse_sharded(model: nn.Module) -> None:
     Raises:
         ValueError: If a part of it is FSDP's.
     """
-    if FullyShardedDataParallel is not None and any(isinstance(m, FullyShardedDataParallel) for m in model.modules()):
+    if any(isinstance(m, FullyShardedDataParallel) for m in model.modules()):
         raise ValueError(
             'the model was wrapped in FullyShardedDataParallel before the optimizer wrapper with rollback was built: '
             f"use strategy=dict(type='{STRATEGY}', ...) with runner_type='FlexibleRunner' instead of FSDPStrategy, "

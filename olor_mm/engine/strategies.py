@@ -21,12 +21,11 @@ from torch.optim import Optimizer
 from olor_mm.registry import STRATEGIES
 
 from .ledger import LoadLedger
-from .sharding import Shards, without_wrappers
+from .shard_files import check_count, check_world, file_of_rank, load_shards, own_tensors
+from .sharding import Shards
 from .strategy_options import check_strategy_options
 
 __all__ = ['FSDPStrategy']
-
-_STRATEGY = 'strategy.state_dict_cfg'
 
 
 @STRATEGIES.register_module()
@@ -155,16 +154,7 @@ class FSDPStrategy(_FSDPStrategy):
         """The weights: on the master all of them, or on each rank its shards."""
         if self._is_full_state_dict():
             return self.model.state_dict()
-        return {name: value.detach() for name, value in self._own_tensors().items()}
-
-    def _own_tensors(self) -> dict[str, Tensor]:
-        """What this rank holds of the model: shards of parameters, and whole buffers. By name without wrappers."""
-        found: dict[str, Tensor] = {without_wrappers(name): p for name, p in self.model.named_parameters()}
-        for path, module in self.model.named_modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                if name not in module._non_persistent_buffers_set:
-                    found[without_wrappers(f'{path}.{name}' if path else name)] = buffer
-        return found
+        return {name: value.detach() for name, value in own_tensors(self.model).items()}
 
     def optim_state_dict(self) -> dict[str, Any]:
         """The optimizer's state: on the master as an unsharded optimizer has it, or on each rank that of its shards."""
@@ -212,14 +202,10 @@ class FSDPStrategy(_FSDPStrategy):
         self._in_shards = osp.isdir(filename)
         if not self._in_shards:
             return super(_FSDPStrategy, self).load_checkpoint(filename, callback=callback, **kwargs)
-        file = osp.join(filename, f'rank{self.rank}.pth')
-        if not osp.isfile(file):
-            raise ValueError(_other_world(filename, None, self.world_size))
+        file = file_of_rank(filename, self.rank, self.world_size)
 
         def checked(checkpoint: dict) -> None:
-            saved = checkpoint.get('meta', {}).get('shards', {}).get('world_size')
-            if saved != self.world_size:
-                raise ValueError(_other_world(filename, saved, self.world_size))
+            check_world(filename, checkpoint, self.world_size)
             if callback is not None:
                 callback(checkpoint)
 
@@ -259,7 +245,7 @@ class FSDPStrategy(_FSDPStrategy):
             ValueError: If shards do not fit.
         """
         if self._in_shards:
-            self._load_shards(state_dict)
+            load_shards(self.model, state_dict)
             return
         for pattern, replacement in [(r'^module\.', '')] if revise_keys is None else revise_keys:
             state_dict = {re.sub(pattern, replacement, key): value for key, value in state_dict.items()}
@@ -283,45 +269,14 @@ class FSDPStrategy(_FSDPStrategy):
         manager: AbstractContextManager = FullyShardedDataParallel.state_dict_type(self.model, kind)
         return manager
 
-    @torch.no_grad()
-    def _load_shards(self, state_dict: dict) -> None:
-        own = self._own_tensors()
-        wrong = list(own.keys() ^ state_dict.keys())
-        wrong += [name for name in own.keys() & state_dict.keys() if own[name].shape != state_dict[name].shape]
-        if wrong:
-            raise ValueError(
-                f'the shards of the checkpoint are not those of this run: {", ".join(sorted(wrong)[:3])}; resume with '
-                f'the model_wrapper (auto_wrap_policy, sharding_strategy) that it was saved with, or from one that was '
-                f"saved with {_STRATEGY}='full'"
-            )
-        for name, tensor in own.items():
-            tensor.copy_(state_dict[name])
-
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the optimizer's state as :meth:`optim_state_dict` returned it, or that of an unsharded optimizer."""
         if not self._in_shards:
             params = [p for group in self.optim_wrapper.optimizer.param_groups for p in group['params']]
-            _check_count(state_dict, len(params))
+            check_count(state_dict, len(params))
             states = {i: self._cut(params[i], state) for i, state in state_dict['state'].items() if params[i].numel()}
             state_dict = {**state_dict, 'state': states}
         self.optim_wrapper.load_state_dict(state_dict)
 
     def _cut(self, param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         return {k: self._shards.cut(param, v) if self._shards.is_whole(param, v) else v for k, v in state.items()}
-
-
-def _check_count(state_dict: dict, now: int) -> None:
-    saved = sum(len(group['params']) for group in state_dict['param_groups'])
-    if saved != now:
-        raise ValueError(
-            f'the optimizer of the checkpoint trains {saved} tensors, that of this run {now}: resume with the '
-            'model and the optim_wrapper that it was saved with'
-        )
-
-
-def _other_world(folder: str, saved: int | None, now: int) -> str:
-    by = f'{saved} processes' if saved is not None else 'fewer processes'
-    return (
-        f'{folder} holds the shards of {by}, and this run has {now}: resume with as many, or from a checkpoint that '
-        f"was saved with {_STRATEGY}='full'"
-    )
