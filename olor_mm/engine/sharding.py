@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from olor_mm.layers import canonical_name
+from olor_mm.registry import type_name
 from olor_mm.rollback._shards import is_zero
 
 __all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'refuse_zero', 'refuse_zero_cfg', 'without_wrappers']
@@ -67,9 +68,7 @@ def refuse_zero_cfg(optimizer: Any) -> None:
     Raises:
         ValueError: If its type is ZeroRedundancyOptimizer.
     """
-    kind = optimizer.get('type', '') if isinstance(optimizer, Mapping) else ''
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    if name.rpartition('.')[2] == 'ZeroRedundancyOptimizer':
+    if isinstance(optimizer, Mapping) and type_name(optimizer.get('type')) == 'ZeroRedundancyOptimizer':
         raise ValueError(_NO_ZERO)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 from torch.optim import Optimizer
 
-from olor_mm.registry import STRATEGIES
+from olor_mm.registry import STRATEGIES, type_name
 
 from .ledger import LoadLedger
 from .shard_files import check_count, check_world, file_of_rank, load_shards, own_tensors
@@ -128,9 +128,7 @@ class FSDPStrategy(_FSDPStrategy):
             given = OptimWrapper(given)
         if not isinstance(given, BaseOptimWrapper):
             given = given.to_dict() if isinstance(given, Config) else copy.deepcopy(given)
-            kind = given.get('type', '')
-            name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-            if name.rpartition('.')[2] == 'AmpOLOROptimWrapper':
+            if type_name(given.get('type')) == 'AmpOLOROptimWrapper':
                 given.setdefault('use_fsdp', True)
             given = super().build_optim_wrapper(given, model)
         if isinstance(given, OptimWrapperDict):

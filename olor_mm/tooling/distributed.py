@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from ..registry import type_name
 from .errors import InputError
 
 __all__ = ['adopt_ranks', 'has_accelerator', 'prepare_launch', 'require_accelerator']
@@ -54,9 +55,8 @@ def require_accelerator(cfg: Config) -> None:
     Raises:
         InputError: If it has not.
     """
-    kind = (cfg.get('optim_wrapper') or {}).get('type', '')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    if name.rpartition('.')[2] in ('AmpOptimWrapper', 'AmpOLOROptimWrapper') and get_device() not in _AMP_DEVICES:
+    name = type_name((cfg.get('optim_wrapper') or {}).get('type'))
+    if name in ('AmpOptimWrapper', 'AmpOLOROptimWrapper') and get_device() not in _AMP_DEVICES:
         raise InputError(
             f'mixed precision needs a GPU or another accelerator, and this machine has none (device: {get_device()})',
             'leave --amp away, or set --cfg-options optim_wrapper.type=OptimWrapper where the config asks for it',

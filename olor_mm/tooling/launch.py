@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 # Importing the engine registers the rollback and the loader that keeps torch.load's weights_only on.
 from ..engine import RollbackSettings
 from ..engine.sharding import refuse_zero_cfg
+from ..registry import type_name
 from . import evaluation, settings
 from .data_checks import check_data
 from .data_root import move_data_root
@@ -139,9 +140,8 @@ def _check_rollback(cfg: Config) -> str | None:
         Where theta_0 is to be read from, if that is said.
     """
     wrapper = cfg.get('optim_wrapper') or {}
-    constructor = wrapper.get('constructor', '')
-    name = constructor if isinstance(constructor, str) else getattr(constructor, '__name__', '')
-    if name.rpartition('.')[2] == 'OLOROptimWrapperConstructor':
+    constructor = wrapper.get('constructor')
+    if type_name(constructor) == 'OLOROptimWrapperConstructor':
         rollback = RollbackSettings.from_cfg(wrapper.get('rollback'))
         if rollback.max_level > 0:
             refuse_zero_cfg(wrapper.get('optimizer'))
@@ -149,9 +149,9 @@ def _check_rollback(cfg: Config) -> str | None:
         if anchor not in (None, 'init_cfg', 'current'):
             check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
         return anchor
-    if name.startswith('olor_mm.'):
+    if isinstance(constructor, str) and constructor.startswith('olor_mm.'):
         raise InputError(
-            f'optim_wrapper.constructor={name!r} does not exist',
+            f'optim_wrapper.constructor={constructor!r} does not exist',
             'set optim_wrapper.constructor=olor_mm.OLOROptimWrapperConstructor',
         )
     if 'rollback' in wrapper:

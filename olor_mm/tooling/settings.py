@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from .. import cfg as shipped_config
+from ..registry import type_name
 from .errors import InputError
 from .resume import apply_resume, latest_checkpoint
 
@@ -97,8 +98,7 @@ def apply_amp(cfg: Config) -> None:
         InputError: If the config's optimizer wrapper has its own kind of mixed precision.
     """
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    name = kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+    name = type_name(wrapper.get('type', 'OptimWrapper'))
     if name in ('AmpOptimWrapper', 'AmpOLOROptimWrapper'):
         return
     if name not in ('OptimWrapper', 'OLOROptimWrapper'):

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from ..engine import FSDPStrategy
 from ..engine.checks import find
 from ..engine.strategy_options import check_strategy_options
+from ..registry import type_name
 from .errors import InputError
 
 __all__ = ['check_strategy']
@@ -47,7 +48,7 @@ def check_strategy(cfg: Config | Mapping[str, Any]) -> None:
     runner = find(RUNNERS, runner) if isinstance(runner, str) else runner
     if isinstance(runner, type) and issubclass(runner, Runner):
         raise InputError(
-            f'strategy.type={_name(kind)} is set, but Runner does not read it: the model would not be sharded',
+            f'strategy.type={type_name(kind)} is set, but Runner does not read it: the model would not be sharded',
             'set runner_type=FlexibleRunner, or leave strategy away',
         )
     found = find(STRATEGIES, kind) if isinstance(kind, str) else kind
@@ -60,13 +61,13 @@ def check_strategy(cfg: Config | Mapping[str, Any]) -> None:
             check_strategy_options(found, strategy)
         if cfg.get('launcher', 'none') == 'none':
             raise InputError(
-                f'strategy.type={_name(kind)} shards the model over processes, and this one was started alone',
+                f'strategy.type={type_name(kind)} shards the model over processes, and this one was started alone',
                 'start it with tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh (1 process will do)',
             )
 
 
 def _check_support(found: Any, wrapper: Any) -> None:
-    name = getattr(found, '__name__', str(found))
+    name = type_name(found)
     if name in _REFUSED and str(getattr(found, '__module__', '')).startswith('mmengine.') and _has_rollback(wrapper):
         raise InputError(
             f'strategy.type={name}: weight rollback does not support it: {_REFUSED[name]}',
@@ -78,8 +79,4 @@ def _has_rollback(wrapper: Any) -> bool:
     if not isinstance(wrapper, Mapping):
         return False
     # Of an OptimWrapperDict each entry has a constructor of its own.
-    return _name(wrapper.get('constructor')) == _CONSTRUCTOR or any(map(_has_rollback, wrapper.values()))
-
-
-def _name(kind: Any) -> str:
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+    return type_name(wrapper.get('constructor')) == _CONSTRUCTOR or any(map(_has_rollback, wrapper.values()))
