@@ -59,19 +59,7 @@ def read_torch(
         )
     _refuse_torchscript(file, name)
     try:
-        if weights_only_takes_names():
-            # Types go in under names that no file can write: to be given a state, not to be created at will.
-            extra = [(value, key) for key, value in (names or {}).items()]
-            with torch.serialization.safe_globals([*extra, *((kind, kind.__name__) for kind in buildable)]):
-                return torch.load(file, map_location=map_location, weights_only=True)
-        # As torch tells them apart, by the start: zipfile looks at the end, where a tar may carry one.
-        if _head(file, len(ZIP)) != ZIP and tarfile.is_tarfile(file):
-            raise UnsafeCheckpointError(_unsafe(name, _TAR))
-        # Not unsafe: no name in the file means more than the list says, see _pickles.
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
-        module = restricted_pickle(names or {}, buildable)
-        return torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
+        return _load(file, name, map_location, names or {}, buildable)
     except UnsafeCheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -86,6 +74,25 @@ def read_torch(
         if 'legacy .tar format' in str(error):
             raise UnsafeCheckpointError(_unsafe(name, _TAR)) from None
         raise _broken(name, error) from error
+
+
+def _load(
+    file: str | io.BytesIO, name: str, map_location: Any, names: Mapping[str, Any], buildable: Collection[type]
+) -> Any:
+    """What torch's ``weights_only`` reads, or our reader where that takes no list of names."""
+    if weights_only_takes_names():
+        # Types go in under names that no file can write: to be given a state, not to be created at will.
+        extra = [(value, key) for key, value in names.items()]
+        with torch.serialization.safe_globals([*extra, *((kind, kind.__name__) for kind in buildable)]):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    # As torch tells them apart, by the start: zipfile looks at the end, where a tar may carry one.
+    if _head(file, len(ZIP)) != ZIP and tarfile.is_tarfile(file):
+        raise UnsafeCheckpointError(_unsafe(name, _TAR))
+    # Not unsafe: no name in the file means more than the list says, see _pickles.
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    module = restricted_pickle(names, buildable)
+    return torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
 
 
 def _may_be_pickle(file: str | io.BytesIO) -> bool:
