@@ -50,6 +50,8 @@ def read_torch(
     Raises:
         UnsafeCheckpointError: If the file holds anything else.
         BrokenCheckpointError: If it is no checkpoint, an incomplete one, or one that was changed after it was written.
+        FileNotFoundError: If there is no such file.
+        RuntimeError: torch's own, where a device that the file or ``map_location`` names is missing or full.
     """
     found = damage(file)
     if found is not None:
@@ -73,6 +75,9 @@ def read_torch(
         # What torch raises for a file that was cut off, or never was one, depends on where it stops making sense.
         if 'legacy .tar format' in str(error):
             raise UnsafeCheckpointError(_unsafe(name, _TAR)) from None
+        if 'deserialize object on' in str(error) or isinstance(error, torch.cuda.OutOfMemoryError):
+            # The file may be whole: this machine has not the device, or not the memory, that was asked for.
+            raise
         raise _broken(name, error) from error
 
 

@@ -40,6 +40,19 @@ def history():
     return buffer
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='has the device')
+@pytest.mark.usefixtures('reader')
+def test_a_device_that_is_not_here_is_no_damage(tmp_path, monkeypatch):
+    file = tmp_path / 'x.pth'
+    with monkeypatch.context() as context:
+        context.setattr(torch.serialization, 'location_tag', lambda storage: 'cuda:0')
+        torch.save({'a': torch.ones(2)}, file)
+    with pytest.raises(RuntimeError, match='on a CUDA device') as error:
+        load_from_local(str(file))
+    assert not isinstance(error.value, BrokenCheckpointError)
+    assert torch.equal(load_from_local(str(file), 'cpu')['a'], torch.ones(2))
+
+
 @pytest.mark.parametrize(
     'value',
     [
