@@ -15,7 +15,10 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / 'results'
@@ -32,10 +35,38 @@ def anchors(file: Path) -> dict:
     return {index: kept['rollback_anchor'] for index, kept in state.items() if 'rollback_anchor' in kept}
 
 
+def jobs(base: Path, times: int | None) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Name of each scenario and what runs it, after the run that nothing breaks."""
+    from _faults import commands, harness, scenarios
+
+    goal = harness.reference(base)
+    for case in scenarios.INTERRUPTED:
+        yield case.name, partial(harness.interrupted, case, base, goal, times and min(case.times, times))
+    for harm in scenarios.HARMED:
+        yield harm.name, partial(harness.harmed, harm, base, goal)
+    for first, second in scenarios.RANKS:
+        yield f'processes {first} {second}', partial(harness.world, first, second, base, anchors)
+    for name, run in commands.COMMANDS.items():
+        yield name, partial(run, base)
+
+
+def rows_of(base: Path, only: str, times: int | None) -> Iterator[Any]:
+    """Run what is asked for, and say how it goes."""
+    start = time.monotonic()
+    for name, job in jobs(base, times):
+        if not re.search(only, name):
+            continue
+        row = job()
+        print(f'{time.monotonic() - start:6.0f} s  {"WRONG" if row.wrong else "ok   "}  {row.fault}', flush=True)
+        for line in row.wrong:
+            print(f'    {line}', file=sys.stderr, flush=True)
+        yield row
+
+
 def main() -> int:
     """Run what is asked for and write the table."""
     from _common import machine
-    from _faults import commands, harness, mounts, scenarios
+    from _faults import mounts
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=RESULTS, help='folder for faults.md and faults.json')
@@ -48,49 +79,30 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix='olor_mm faults ') as folder:
-        base = Path(folder)
-        goal = harness.reference(base)
-        jobs = [
-            (
-                case.name,
-                lambda case=case: harness.interrupted(case, base, goal, args.times and min(case.times, args.times)),
-            )
-            for case in scenarios.INTERRUPTED
-        ]
-        jobs += [(case.name, lambda case=case: harness.harmed(case, base, goal)) for case in scenarios.HARMED]
-        jobs += [
-            (f'processes {a} {b}', lambda a=a, b=b: harness.world(a, b, base, anchors)) for a, b in scenarios.RANKS
-        ]
-        jobs += [(name, lambda run=run: run(base)) for name, run in commands.COMMANDS.items()]
-        rows = []
-        for name, job in jobs:
-            if not re.search(args.only, name):
-                continue
-            row = job()
-            rows.append(row)
-            print(f'{time.monotonic() - start:6.0f} s  {"WRONG" if row.wrong else "ok   "}  {row.fault}', flush=True)
-            for line in row.wrong:
-                print(f'    {line}', file=sys.stderr, flush=True)
-        disk = mounts.mounts()
+        rows = [vars(row) for row in rows_of(Path(folder), args.only, args.times)]
     result = {
         'machine': machine('cpu'),
         'date': time.strftime('%Y-%m-%d'),
-        'mounted': disk,
+        'mounted': mounts.mounts(),
         'seconds': round(time.monotonic() - start),
-        'rows': [vars(row) for row in rows],
+        'rows': rows,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.only and (args.out / 'faults.json').is_file():
-        # Done again: they take the place of the former ones.
-        former = json.loads((args.out / 'faults.json').read_text())
-        again = {row['fault']: row for row in result['rows']}
-        result = {**former, 'rows': [again.get(row['fault'], row) for row in former['rows']]}
-    (args.out / 'faults.json').write_text(json.dumps(result, indent=2) + '\n')
-    (args.out / 'faults.md').write_text(table(result))
+    write(result, args.out, bool(args.only))
+    return int(any(row['wrong'] for row in rows))
+
+
+def write(result: dict, out: Path, again: bool) -> None:
+    """Write the report; what was done again takes the place of the former rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    if again and (out / 'faults.json').is_file():
+        former = json.loads((out / 'faults.json').read_text())
+        anew = {row['fault']: row for row in result['rows']}
+        result = {**former, 'rows': [anew.get(row['fault'], row) for row in former['rows']]}
+    (out / 'faults.json').write_text(json.dumps(result, indent=2) + '\n')
+    (out / 'faults.md').write_text(table(result))
     print(table(result))
-    if args.out == RESULTS:
+    if out == RESULTS:
         quote(table(result))
-    return int(any(row['wrong'] for row in result['rows']))
 
 
 def quote(report: str) -> None:
