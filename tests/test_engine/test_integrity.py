@@ -111,6 +111,11 @@ def test_a_shard_that_is_missing(tmp_path):
     assert damage(tmp_path) == 'rank1.pth: it is missing'
 
 
+def test_a_shard_with_a_number_beyond_all_bounds(tmp_path):
+    (tmp_path / 'rank99999999999999.pth').write_bytes(written())
+    assert damage(tmp_path) == 'rank0.pth: it is missing'
+
+
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, 'Permission denied')
