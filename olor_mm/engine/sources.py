@@ -48,7 +48,7 @@ def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
     if not isinstance(state, Mapping):
         raise ValueError(f'{option} has a {type(state).__name__} where weights by name belong; give a checkpoint file')
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    state = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
     odd = [key for key, value in state.items() if isinstance(value, Tensor) and value.is_complex()]
     if odd and not any(param.is_complex() for param in wanted.values()):
         # Loading would keep the real parts and say no word.

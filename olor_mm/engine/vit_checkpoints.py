@@ -187,7 +187,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     for key in ('state_dict', 'model'):
         if isinstance(state.get(key), Mapping):
             state = state[key]
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def _recognise(tensors: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -72,7 +72,9 @@ def anchors_from_state_dict(
     for key in ('state_dict', 'model', 'module'):
         if isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
-    names = {k.removeprefix('module.'): k for k in state_dict if isinstance(state_dict[k], Tensor)}
+    names = {
+        k.removeprefix('module.'): k for k, v in state_dict.items() if isinstance(k, str) and isinstance(v, Tensor)
+    }
     found = AnchorFile()
     for name, param in named_parameters:
         if prefix + name not in names:

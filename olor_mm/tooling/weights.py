@@ -137,4 +137,5 @@ def shapes_in_file(file: str, option: str = '--pretrained') -> Shapes:
         checkpoint = checkpoint.get('state_dict', checkpoint)
     if not isinstance(checkpoint, Mapping):
         raise InputError(f'{option} {file} holds a {type(checkpoint).__name__}, not weights by name')
-    return {name: tuple(value.shape) for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+    return {name: tuple(value.shape) for name, value in tensors.items() if isinstance(name, str)}

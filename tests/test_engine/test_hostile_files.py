@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 
 from olor_mm.engine import BrokenCheckpointError, UnsafeCheckpointError
+from olor_mm.rollback import anchors_from_file
 from olor_mm.tooling.errors import InputError, explain
 from olor_mm.tooling.weights import shapes_in_file
 from tests._attacks import ATTACKS
@@ -78,13 +80,25 @@ def test_the_option_pretrained_of_the_tools_runs_nothing(attack, tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize('value', [ToyModel, [torch.ones(2)], {'state_dict': 3}, {'state_dict': {'a': 'text'}}, 3])
+@pytest.mark.parametrize(
+    'value',
+    [ToyModel, [torch.ones(2)], {'state_dict': 3}, {'state_dict': {'a': 'text'}}, {0: torch.ones(2), None: 1}, 3],
+)
 def test_an_anchor_file_without_weights_is_named(value, tmp_path):
     file = tmp_path / 'x.pth'
     torch.save(value() if value is ToyModel else value, file)
     runner = make_runner(toy_config(tmp_path / 'work', rollback={**ROLLBACK, 'anchor': str(file)}))
     with pytest.raises((ValueError, UnsafeCheckpointError), match=r'x\.pth'):
         runner.train()
+
+
+def test_names_that_are_no_text_are_no_names(tmp_path):
+    file, model = tmp_path / 'x.pth', torch.nn.Linear(2, 2)
+    torch.save({0: torch.ones(2), ('a',): torch.ones(2), 'bias': torch.ones(2)}, file)
+    assert anchors_from_file(file, model.named_parameters()).matched == ['bias']
+    assert shapes_in_file(str(file)) == {'bias': (2,)}
+    with pytest.raises(ValueError, match='holds no ViT'):
+        CheckpointLoader.load_checkpoint(f'vit2mmseg:{file}', logger='silent')
 
 
 NAMED = """
