@@ -129,8 +129,8 @@ class Shards:
 
     @property
     def numbers(self) -> dict[Tensor, int]:
-        """Parameter to the number of its shard here; 0 for what every rank has whole, so that all round it alike."""
-        return {p: self.index if self._is_cut(p) else 0 for p in self.sizes}
+        """Parameter to the number of its shard here, from 1; 0 for what every rank has whole: all round it alike."""
+        return {p: self.index + 1 if self._is_cut(p) else 0 for p in self.sizes}
 
     # ---------------------------------------------------------------- over all shards
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._shards import is_spread, local, shard_index
+from ._shards import is_spread, local, shard_index, way_of
 from .anchor import Anchors
 from .rounding import LOW_PRECISION, Dither, stochastic
 
@@ -55,7 +55,9 @@ def batches_of(
             anchor, here = store[param], local(param)
             dense = _is_dense(here) and here.stride() == local(anchor).stride()
             spread, shard = is_spread(param), shards.get(param, 0) + shard_index(param)
-            batch = batches.setdefault((here.device, here.dtype, dense, spread, shard), Batch(dense, spread, shard))
+            # A batch has its own random numbers. What other ranks hold too must not be among what they do not.
+            key = (here.device, here.dtype, dense, spread, way_of(param), shard)
+            batch = batches.setdefault(key, Batch(dense, spread, shard))
             batch.params.append(param)
             batch.anchors.append(anchor)
             batch.levels.append(levels[param])

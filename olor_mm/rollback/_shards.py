@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ['is_spread', 'is_zero', 'local', 'reduction', 'shard_index', 'spread_like', 'unwrap_zero']
+__all__ = ['is_spread', 'is_zero', 'local', 'reduction', 'shard_index', 'spread_like', 'unwrap_zero', 'way_of']
 
 
 def is_spread(tensor: Tensor) -> bool:
@@ -28,6 +28,12 @@ def local(tensor: Any) -> Tensor:
 def _cut_dims(tensor: Any) -> tuple[int, ...]:
     """Dimensions of the mesh along which the ranks hold different parts."""
     return tuple(i for i, placement in enumerate(tensor.placements) if not placement.is_replicate())
+
+
+def way_of(tensor: Any) -> Hashable:
+    """In what way it is cut: equal for tensors that are cut alike; None where every rank has it whole."""
+    dims = _cut_dims(tensor) if is_spread(tensor) else ()
+    return (tensor.device_mesh, dims) if dims else None
 
 
 def shard_index(tensor: Any) -> int:
@@ -47,7 +53,8 @@ def reduction(tensor: Any) -> tuple[Hashable, Callable[[Tensor], Tensor] | None]
         A key that is equal for tensors spread alike, and a function that every rank of the mesh must call; None where
         there is nothing to sum.
     """
-    if not is_spread(tensor) or not _cut_dims(tensor):
+    way = way_of(tensor)
+    if way is None:
         return None, None
     mesh, dims = tensor.device_mesh, _cut_dims(tensor)
 
@@ -56,7 +63,7 @@ def reduction(tensor: Any) -> tuple[Hashable, Callable[[Tensor], Tensor] | None]
             dist.all_reduce(sums, group=mesh.get_group(dim))
         return sums
 
-    return (mesh, dims), reduce
+    return way, reduce
 
 
 def spread_like(value: Tensor, param: Any) -> Tensor:

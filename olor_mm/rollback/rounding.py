@@ -43,22 +43,21 @@ class Dither:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._generators: dict[tuple[torch.device, int], torch.Generator] = {}
 
     def next_step(self) -> None:
-        """Count a step and begin its random numbers."""
+        """Count a step."""
         group = self.optimizer.param_groups[0]
         group[COUNT_KEY] = int(group.get(COUNT_KEY, 0)) + 1
-        self._generators.clear()
 
     def generator(self, device: torch.device, shard: int = 0) -> torch.Generator:
-        """The generator of this step on ``device``, for the shard of that number of tensors that are cut in shards."""
-        if (device, shard) not in self._generators:
-            count = self.optimizer.param_groups[0][COUNT_KEY]
-            generator = torch.Generator(device)
-            generator.manual_seed((count * _SPREAD + shard * _APART) % _SEEDS)
-            self._generators[device, shard] = generator
-        return self._generators[device, shard]
+        """This step's random numbers on ``device``, from their beginning.
+
+        Args:
+            device: Where they are needed.
+            shard: The number of the shard, of tensors that are cut in shards. Defaults to 0.
+        """
+        count = self.optimizer.param_groups[0][COUNT_KEY]
+        return torch.Generator(device).manual_seed((count * _SPREAD + shard * _APART) % _SEEDS)
 
     def clear(self) -> None:
         """Take the count out of the optimizer."""

@@ -12,7 +12,7 @@ pytest.importorskip('torch.distributed.fsdp._fully_shard', reason='this torch ha
 
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from olor_mm.rollback import ANCHOR_KEY, Rollback
 from tests.test_engine._ranks import on_ranks
@@ -241,3 +241,28 @@ def test_replicas_round_alike_and_shards_do_not():
     parts = [found[1] for found in ranks]
     assert not any(torch.equal(parts[i], parts[j]) for i in range(4) for j in range(i))
     assert 0.0 < torch.cat(parts).ne(1.0).float().mean() < 1.0
+
+
+def rounded_beside_shards(rank):
+    """What every rank has whole, after a rounded pull of it and of shards, cut in two ways."""
+    start_ranks()
+    mesh = init_device_mesh('cpu', (2, 2), mesh_dim_names=('a', 'b'))
+    torch.manual_seed(0)
+    values = [torch.randn(8, 16).bfloat16() for _ in range(5)]
+    ways = [(mesh, [Shard(0), Replicate()]), (mesh, [Replicate(), Shard(0)]), (mesh['b'], [Shard(1)])]
+    params = [nn.Parameter(distribute_tensor(v, *way)) for v, way in zip(values, ways, strict=False)]
+    params += [nn.Parameter(distribute_tensor(values[3], mesh, [Replicate(), Replicate()])), nn.Parameter(values[4])]
+    optimizer = torch.optim.SGD(params, lr=1.0)
+    Rollback(optimizer, dict.fromkeys(params, 0.01), anchor={p: torch.zeros_like(p) for p in params})
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    return [p.detach().to_local() if isinstance(p, DTensor) else p.detach() for p in params]
+
+
+def test_what_ranks_hold_alike_is_rounded_alike_beside_what_they_do_not():
+    ranks = on_ranks(4, rounded_beside_shards)
+    # Replicas of each: along b, along a, along a, and everywhere.
+    for tensor, alike in enumerate([[(0, 1), (2, 3)], *[[(0, 2), (1, 3)]] * 2, *[[(0, 1, 2, 3)]] * 2]):
+        for group in alike:
+            assert all(torch.equal(ranks[rank][tensor], ranks[group[0]][tensor]) for rank in group), tensor
