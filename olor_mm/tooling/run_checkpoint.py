@@ -68,4 +68,16 @@ def _wrong_optimizer(state: Any) -> str | None:
     for group in groups:
         if 'lr' in group and (not isinstance(group['lr'], (Real, torch.Tensor)) or isinstance(group['lr'], bool)):
             return f'a learning rate in it is {group["lr"]!r}'
-    return None
+    return _wrong_record(state.get('rollback'))
+
+
+def _wrong_record(record: Any) -> str | None:
+    """Of what the rollback saves beside the optimizer's state; older checkpoints have the names alone."""
+    if record is None:
+        return None
+    kept = record if isinstance(record, Mapping) else {}
+    lists = [(kept.get('names'), str), (kept.get('levels', []), Real)]
+    right = all(isinstance(found, list) and all(isinstance(item, kind) for item in found) for found, kind in lists)
+    if right and isinstance(kept.get('settings', {}), Mapping):
+        return None
+    return f"'optimizer.rollback' is {record!r:.80}, not the record of a run with rollback"

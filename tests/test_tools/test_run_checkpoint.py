@@ -29,6 +29,10 @@ def with_rate(rate: object) -> dict[str, Any]:
     return checkpoint
 
 
+def with_record(record: object) -> dict[str, Any]:
+    return {**WHOLE, 'optimizer': {**OPTIMIZER, 'rollback': record}}
+
+
 @pytest.mark.parametrize(
     ('content', 'says'),
     [
@@ -41,6 +45,9 @@ def with_rate(rate: object) -> dict[str, Any]:
         ({**WHOLE, 'optimizer': 3}, "'optimizer' is a int"),
         ({**WHOLE, 'optimizer': {'param_groups': None}}, 'no list of parameter groups'),
         (with_rate('fast'), "a learning rate in it is 'fast'"),
+        (with_record({'names': 3}), "'optimizer.rollback' is {'names': 3}, not the record"),
+        (with_record({'names': ['a'], 'levels': ['high']}), 'not the record'),
+        (with_record(['backbone']), 'not the record'),
         ({**WHOLE, 'optimizer': {'head': with_rate('fast')['optimizer']}}, 'a learning rate'),
     ],
 )
@@ -54,7 +61,15 @@ def test_what_is_no_checkpoint_of_a_run(content: Any, says: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    'content', [WHOLE, without('optimizer'), with_rate(torch.tensor(0.1)), {**WHOLE, 'optimizer': {'a': OPTIMIZER}}]
+    'content',
+    [
+        WHOLE,
+        without('optimizer'),
+        with_rate(torch.tensor(0.1)),
+        {**WHOLE, 'optimizer': {'a': OPTIMIZER}},
+        with_record({'names': ['a']}),
+        with_record({'names': ['a'], 'levels': [0.1], 'settings': {'power': 2}, 'world_size': 1}),
+    ],
 )
 def test_what_is_one(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / 'epoch_1.pth')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,9 +151,6 @@ def versions_in(python: str) -> dict[str, str]:
     Raises:
         SetupError: If one of them fails in another way than by not being there.
     """
-    import json
-    import subprocess
-
     done = subprocess.run([python, '-c', QUESTION], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SetupError(f'{python} cannot import what is installed: {done.stderr.strip()[-300:]}')
