@@ -52,7 +52,7 @@ def probe(rank):
     torch.distributed.init_process_group('gloo')
     try:
         FullyShardedDataParallel(torch.nn.Linear(2, 2), device_id=torch.device('cpu'))(torch.ones(1, 2))
-    except (AttributeError, RuntimeError, ValueError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         return f'FSDP of torch {torch.__version__} does not run on a CPU: {error}'
     return ''
 
