@@ -26,7 +26,15 @@ class _CfgOptions(DictAction):
         for pair in values:
             if not pair.partition('=')[0] or '=' not in pair:
                 parser.error(f'--cfg-options takes key=value pairs, but got {pair!r}')
-        super().__call__(parser, namespace, values, option_string)
+        for pair in values:
+            try:
+                super().__call__(parser, namespace, [pair], option_string)
+            except (AssertionError, RecursionError):
+                # Brackets that do not match, or a comma between the brackets of a call.
+                parser.error(
+                    f'--cfg-options cannot read {pair!r}: lists are key="[a,b]" or key=a,b, of numbers and words; what '
+                    'stands in a dict is set by itself, as optim_wrapper.clip_grad.max_norm=1'
+                )
         options = getattr(namespace, self.dest)
         for key, _, value in (pair.partition('=') for pair in values):
             if ' ' in value.strip() and not set(value) & set(',()[]'):

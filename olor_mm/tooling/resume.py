@@ -120,13 +120,15 @@ def latest_checkpoint(work_dir: str, missing_ok: bool = False) -> Path | None:
 
 
 def _read(record: Path) -> str:
-    """What last_checkpoint names, '' where it is missing, empty or not text of one line."""
+    """What last_checkpoint names, '' where it is missing, empty or cannot be a checkpoint's name."""
     if not record.is_file():
         return ''
     try:
         text = record.read_text(encoding='utf-8').strip()
         # Raises where the text cannot be a path: one that is too long.
-        Path(text).exists()
+        if Path(text).is_dir() and record.parent.resolve().is_relative_to(Path(text).resolve()):
+            # The work dir, or a folder around it, is no checkpoint in shards.
+            return ''
         return '' if any(unicodedata.category(character) == 'Cc' for character in text) else text
     except (OSError, UnicodeDecodeError, ValueError):
         return ''
@@ -199,6 +201,10 @@ def _check_given(resume: str, cfg: Config) -> None:
     path = Path(resume).expanduser()
     if not path.exists():
         check_file(resume, 'the checkpoint of --resume', hint)
+    if path.is_dir() and not any(path.glob('rank*.pth')):
+        named = latest_checkpoint(str(path), missing_ok=True)
+        hint = f'the last one in it: --resume {named}' if named is not None and named.exists() else hint
+        raise InputError('--resume names a folder, not a checkpoint', f'looked at: {path.absolute()}', hint)
     found = damage(path) if path.exists() else None
     if found is not None:
         whole, _ = newest_whole(_older(cfg, path)[0])

@@ -51,7 +51,7 @@ def check_weights(cfg: Mapping[str, Any]) -> None:
         option = 'set it with: --pretrained FILE' if where != 'load_from' else 'set it with: --cfg-options'
         option += f' {"" if where == "load_from" else "or --cfg-options "}{where}=FILE'
         if '://' not in address:
-            check_file(address, f'the weights of {where}', option)
+            check_file(address, f'the file of {where}', option)
         elif address.startswith(('http://', 'https://')) and int(os.environ.get('RANK', 0)) == 0:
             _check_download(where, address, option)
 
@@ -78,7 +78,8 @@ def check_file(file: str, what: str, *details: str) -> None:
     if shards:
         return
     if not path.is_file():
-        raise InputError(f'{what} is missing', f'looked for: {path.absolute()}', *details)
+        wrong = 'a folder' if path.is_dir() else 'no file' if path.exists() else 'missing'
+        raise InputError(f'{what} is {wrong}', f'looked for: {path.absolute()}', *details)
     with path.open('rb') as stream:
         head = stream.read(len(ZIP))
     # torch's files are zip archives, whose table of contents comes last.

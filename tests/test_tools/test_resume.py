@@ -11,6 +11,7 @@ from mmengine.config import Config
 from olor_mm.tooling import launch
 from olor_mm.tooling.errors import InputError
 from olor_mm.tooling.resume import Alert, apply_resume, overwritten
+from olor_mm.tooling.weights import check_weights
 
 
 @pytest.fixture
@@ -77,6 +78,16 @@ def test_last_checkpoint_gone_or_garbled(run: Path, content: bytes | None) -> No
     assert any(isinstance(note, Alert) for note in notes)
 
 
+@pytest.mark.parametrize('folder', ['.', '/', '{run}', '{run}/..'])
+def test_last_checkpoint_names_the_work_dir(run: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / 'last_checkpoint').write_text(folder.format(run=run))
+    monkeypatch.chdir(run)
+    name, notes = resumed(config(run))
+    assert name == 'epoch_10.pth'
+    assert len(notes) == 1
+    assert 'last_checkpoint is unreadable' in notes[0]
+
+
 def test_a_checkpoint_that_no_record_names_yet_is_not_preferred(run: Path) -> None:
     (run / 'last_checkpoint').write_text(str(run / 'epoch_9.pth'))
     assert resumed(config(run))[0] == 'epoch_9.pth'
@@ -105,6 +116,15 @@ def test_another_folder_and_another_name(run: Path, tmp_path: Path) -> None:
     cfg = config(run, default_hooks=dict(checkpoint=hook))
     apply_resume(cfg, 'auto')
     assert cfg.load_from == str(folder / 'ep-3.ckpt')
+
+
+@pytest.mark.parametrize('empty', [False, True])
+def test_a_given_work_dir(run: Path, empty: bool) -> None:
+    if empty:
+        (run / 'last_checkpoint').unlink()
+    with pytest.raises(InputError, match='names a folder, not a checkpoint') as refused:
+        apply_resume(config(run), str(run))
+    assert (f'--resume {run / "epoch_10.pth"}' in str(refused.value)) != empty
 
 
 @pytest.mark.parametrize('resume', ['auto', 'given'])
@@ -191,3 +211,14 @@ def test_a_named_pipe_is_not_waited_for(name, tmp_path):
     cfg = Config({'work_dir': str(tmp_path)})
     apply_resume(cfg, 'auto')
     assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize(('kind', 'says'), [('folder', 'is a folder'), ('pipe', 'is no file'), ('none', 'is missing')])
+def test_what_stands_where_a_file_of_weights_belongs(tmp_path: Path, kind: str, says: str) -> None:
+    place = tmp_path / 'weights.pth'
+    if kind == 'folder':
+        place.mkdir()
+    elif kind == 'pipe':
+        os.mkfifo(place)
+    with pytest.raises(InputError, match=f'the file of load_from {says}'):
+        check_weights({'load_from': str(place)})

@@ -73,6 +73,16 @@ def test_refuses_options(file: Path, options: list[str], message: str) -> None:
         _load(file, '--cfg-options', *options)
 
 
+@pytest.mark.parametrize('value', ["[dict(type='x',a=1)]", "dict(type='x',a=1)", '[a,b', '[[1,2],[3]'])
+def test_unreadable_value_is_a_usage_error(file: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        _load(file, '--cfg-options', 'a.b=1', f'a.c={value}')
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f'cannot read {f"a.c={value}"!r}' in said
+    assert 'Traceback' not in said
+
+
 def test_pair_without_value_is_a_usage_error(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         _load(file, '--cfg-options', 'a.b')
