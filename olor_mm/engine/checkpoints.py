@@ -67,7 +67,11 @@ class DurableCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, check_finite: bool = True, max_invalid_losses: int = 100, **kwargs: Any) -> None:
         own = {'check_finite': check_finite, 'max_invalid_losses': max_invalid_losses}
         check_options(args, {**own, **kwargs})
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            text = error.args[0] if error.args else error
+            raise ValueError(f'default_hooks.checkpoint cannot be built from {kwargs!r:.200}: {text}') from error
         self.watch = LossWatch(max_invalid_losses) if check_finite else None
         self._superseded: list[str] = []
 

@@ -81,6 +81,8 @@ def _wrong(name: str, value: Any) -> str | None:
     if name in _NUMBERS:
         least, told = _NUMBERS[name]
         whole = isinstance(value, Integral) and not isinstance(value, bool)
+        # MMEngine divides by it: 8e3 is as good as 8000.
+        whole = whole or (name == 'interval' and isinstance(value, float) and value.is_integer())
         return None if whole and (value >= least or (value == -1 and name in _MINUS_ONE)) else told
     if name == 'save_best':
         texts = value if isinstance(value, list) else [value]

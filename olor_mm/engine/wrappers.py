@@ -1,6 +1,7 @@
 """MMEngine's optimizer wrappers with weight rollback, and the promotion of any wrapper type to one of them."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,11 +47,16 @@ class RollbackMixin:
         super().__init__(optimizer=optimizer, **kwargs)  # type: ignore[call-arg]
         self.rollback_session = rollback
         rollback.attach(optimizer)
+        # Left out of what torch compiles, which would be a graph for each shape.
+        self._samples = torch.compiler.disable(_samples) if rollback.settings.max_level > 0 else _samples
+        #: Of the weights as they were resumed, until training goes on: the ledger's version, and samples.
+        self._as_resumed: tuple[int, list[torch.Tensor]] | None = None
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Start the rollback: MMEngine's Runner calls this when the weights are in place."""
         super().initialize_count_status(model, init_counts, max_counts)  # type: ignore[misc]
         session = self.rollback_session
+        self._check_resumed()
         # SingleDeviceStrategy calls this before load_from is read, too; step() starts what is not started here.
         if init_counts > 0 or session.settings.roots != LOADED or session.ledger.delivered:
             session.start(self.optimizer, resumed=init_counts > 0)
@@ -58,6 +64,7 @@ class RollbackMixin:
     def step(self, **kwargs: Any) -> None:
         """A step of the optimizer; its hooks pull the weights back."""
         session = self.rollback_session
+        self._as_resumed = None
         session.follow(self.optimizer)
         session.start(self.optimizer)
         if session.verified or session.rollback is None:
@@ -65,10 +72,11 @@ class RollbackMixin:
             return
         session.agreement.check(session.rollback)
         before = session.rollback.num_steps
-        samples = [(p, _sample(p)) for p in session.rollback.levels if p.grad is not None]
+        stepped = [p for p in session.rollback.levels if p.grad is not None]
+        samples = self._samples(stepped)
         super().step(**kwargs)  # type: ignore[misc]
         # A scaler may skip the optimizer's step, and with a static scale that leaves no trace but weights that stay.
-        skipped = session.rollback.num_steps == before and all(_same(_sample(p), old) for p, old in samples)
+        skipped = session.rollback.num_steps == before and all(map(_same, self._samples(stepped), samples))
         session.verify(before, skipped)
 
     def _clip_grad(self) -> None:
@@ -96,7 +104,22 @@ class RollbackMixin:
         rates = initial_rates(self.optimizer)
         super().load_state_dict(state_dict)  # type: ignore[misc]
         warn(changed_rates(rates, initial_rates(self.optimizer)))
-        self.rollback_session.load_state_dict(saved)
+        session = self.rollback_session
+        session.load_state_dict(saved)
+        if session.rollback is not None:
+            self._as_resumed = session.ledger.version, self._samples(session.rollback.levels)
+
+    def _check_resumed(self) -> None:
+        """See that the weights are those that were resumed, where nothing was loaded since."""
+        session, resumed, self._as_resumed = self.rollback_session, self._as_resumed, None
+        if resumed is None or session.rollback is None or session.ledger.version != resumed[0]:
+            return
+        if not all(map(_same, self._samples(session.rollback.levels), resumed[1])):
+            raise RuntimeError(
+                'the weights have changed since the checkpoint was resumed. MMEngine does so where Runner.val() or '
+                'Runner.test() comes before Runner.train(): it loads the checkpoint for the first and initialises the '
+                'model anew for the second. Validate with a Runner of its own'
+            )
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -138,10 +161,10 @@ _PROMOTED: dict[type, type] = {
 _OWN_WEIGHTS = {'DeepSpeedOptimWrapper': 'DeepSpeed', 'ColossalAIOptimWrapper': 'ColossalAI'}
 
 
-def _sample(param: torch.Tensor) -> torch.Tensor:
-    """A copy of the parameter's first row, which a step changes if it changes anything."""
-    local: torch.Tensor = param.to_local() if hasattr(param, 'to_local') else param
-    return (local[:1] if local.dim() else local).detach().clone()
+def _samples(params: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """A copy of each parameter's first row, which a step changes if it changes anything."""
+    local = [param.to_local() if hasattr(param, 'to_local') else param for param in params]
+    return [(param[:1] if param.dim() else param).detach().clone() for param in local]
 
 
 def _same(value: torch.Tensor, other: torch.Tensor) -> bool:

@@ -225,6 +225,27 @@ def test_a_full_disk(tmp_path):
     assert (tmp_path / 'my run' / 'last_checkpoint').read_text().endswith('epoch_1.pth')
 
 
+@pytest.mark.parametrize('hook', [{}, {'save_best': 'acc', 'rule': 'greater'}])
+def test_validation_before_training(hook, tmp_path):
+    runner = make_runner(config_of(tmp_path, scores=[1, 2, 3, 4], **hook))
+    assert runner.val() == {'acc': 1, 'other': 1.0}
+    assert names(tmp_path) == []
+    runner.train()
+    assert (tmp_path / 'epoch_3.pth').is_file()
+    assert bool(list(tmp_path.glob('best_*'))) == bool(hook)
+
+
+def test_a_resume_that_validation_came_before(tmp_path):
+    make_runner(config_of(tmp_path, scores=[1, 2, 3])).train()
+    config = config_of(tmp_path, scores=range(9))
+    config.model.init_cfg = {'type': 'Normal', 'layer': 'Linear', 'std': 0.1}
+    config.train_cfg.max_epochs = 4
+    runner = make_runner(config, resume=True)
+    runner.val()
+    with pytest.raises(RuntimeError, match=r'weights have changed since .* Validate with a Runner of its own'):
+        runner.train()
+
+
 def test_another_folder_and_leftovers(tmp_path):
     out = tmp_path / 'out' / 'my run'
     out.mkdir(parents=True)

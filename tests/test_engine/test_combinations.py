@@ -15,10 +15,11 @@ from mmengine.runner import FlexibleRunner
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from olor_mm.engine import wrappers
 from olor_mm.rollback import Rollback
 
 from ._replicas import ROLLBACK, SmoothBackbone, SmoothModel, replica_config, state_of
-from ._toy import ToyModel, make_runner
+from ._toy import ToyModel, make_runner, toy_config
 
 TOLERANCE = 1e-12
 # Of the 18 parameters in the order of the model: 2 of the stem, 4 of each block, 2 of the branch, 2 of the head.
@@ -167,6 +168,16 @@ def graphs_of_a_compiled_step(level):
         step()
     assert rollback.num_steps == (6 if level else 0)
     return len(graphs)
+
+
+def test_the_first_step_of_a_compiled_run_compiles_nothing_of_the_rollback(compiler, tmp_path, monkeypatch):
+    run = {'compile': {'backend': 'eager'}, 'optimizer': {'type': 'SGD', 'lr': 0.05, 'momentum': 0.9}}
+    seen = []
+    real = wrappers._samples
+    monkeypatch.setattr(wrappers, '_samples', lambda params: seen.append(torch.compiler.is_compiling()) or real(params))
+    runner = make_runner(toy_config(tmp_path, rollback={'max_level': 0.1}, train_cfg={'max_epochs': 1}, **run))
+    runner.train()
+    assert seen == [False]
 
 
 def test_a_compiled_step_is_not_compiled_anew_for_the_rollback(compiler):

@@ -32,6 +32,20 @@ def test_a_wrong_option_names_itself(option, value, says):
         DurableCheckpointHook(**{option: value})
 
 
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        ({'save_best': ['acc', 'auto']}, 'Only support one "auto"'),
+        ({'save_best': 'acc', 'rule': 'bigger'}, 'rule must be greater, less or None, but got bigger'),
+        ({'published_keys': 3}, 'should be a str'),
+        ({'save_best': 'strange'}, 'a specific rule must be'),
+    ],
+)
+def test_what_mmengine_refuses_names_the_option(options, says):
+    with pytest.raises(ValueError, match=f'default_hooks.checkpoint cannot be built from .*{says}'):
+        DurableCheckpointHook(**options)
+
+
 def test_a_wrong_option_by_position():
     with pytest.raises(ValueError, match=r'checkpoint\.interval=0 must'):
         DurableCheckpointHook(0)
@@ -42,6 +56,7 @@ def test_a_wrong_option_by_position():
     [
         {},
         {'interval': 1, 'max_keep_ckpts': 2, 'save_best': 'auto', 'rule': 'greater'},
+        {'interval': 8e3, 'by_epoch': False},
         {'interval': -1, 'max_keep_ckpts': -1, 'save_begin': 0, 'check_finite': False, 'max_invalid_losses': 0},
         {'save_best': ['acc', 'mIoU'], 'published_keys': ['meta'], 'filename_tmpl': 'a_{}.pth', 'backend_args': None},
     ],
