@@ -26,7 +26,9 @@ def told_origin(levels: Iterable[Tensor], held: int, anchor: str | None, ledger:
     """
     rolled = list(levels)
     if held:
-        return [f'theta_0: {held} of {len(rolled)} tensors from the resumed checkpoint']
+        # What was frozen all along has none, and needs none.
+        trained = sum(p.requires_grad for p in rolled)
+        return [f'theta_0: {held} of {max(held, trained)} tensors from the resumed checkpoint']
     if anchor not in (None, 'current'):
         return [f'theta_0: {len(rolled)} tensors from anchor={anchor!r}']
     params = [p for p in rolled if p.requires_grad]

@@ -53,6 +53,15 @@ class RenamedToy(ToyModel):
         return super().forward(inputs, target, mode)
 
 
+@MODELS.register_module(force=True)
+class FrozenStemToy(ToyModel):
+    """With a stem that is not trained."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.backbone.patch_embed.requires_grad_(False)
+
+
 def config_of(folder, rollback=ROLLBACK, **options):
     return toy_config(folder, rollback=rollback, default_hooks=HOOKS, **options)
 
@@ -241,3 +250,12 @@ def test_a_run_that_is_at_its_end_says_so(first, epochs, tmp_path):
     make_runner(config, load_from=str(first), resume=True).train()
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert ('(epoch 1 of 1): there is nothing left to train' in log) == (epochs == 1)
+
+
+def test_what_was_frozen_all_along_is_not_counted_as_lost(tmp_path):
+    frozen = dict(model={'type': 'FrozenStemToy'})
+    config = config_of(tmp_path / 'a', **frozen)
+    config.train_cfg.max_epochs = 1
+    make_runner(config).train()
+    log = resume(tmp_path / 'b', tmp_path / 'a' / 'epoch_1.pth', **frozen)
+    assert 'theta_0: 8 of 8 tensors from the resumed checkpoint' in log
