@@ -18,8 +18,9 @@ from .integrity import last_complete
 __all__ = ['LossWatch', 'NonFiniteError', 'check_resumed', 'check_weights', 'non_finite']
 
 _REMEDY = (
-    'resume from there (the same command with --resume), with a lower learning rate, gradient clipping '
-    '(optim_wrapper.clip_grad) or without the data that cause it'
+    'resume from there (the same command with --resume) with gradient clipping (optim_wrapper.clip_grad) or without '
+    "the data that cause it. A lower learning rate does not come with --resume, for the checkpoint's goes on: give the "
+    'file as load_from, and with OLOR the pre-trained one as optim_wrapper.rollback.anchor'
 )
 
 

@@ -19,7 +19,7 @@ __all__ = ['InputError', 'explain', 'run_command', 'say', 'speaks']
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 # Seconds for rank 0 to say the same, and for the launcher to end this process.
-_TURN = 2.0
+TURN = 2.0
 # What olor_mm raises where a setting, a file or a package is not as it has to be.
 _REFUSALS = (ValueError, RuntimeError, FileNotFoundError, ImportError)
 # Of olor_mm.datasets, which is not imported for them: it needs mmpretrain.
@@ -81,7 +81,7 @@ def _say_error(explained: InputError) -> None:
     if not speaks():
         # The same mistake of all: rank 0 has said it by then, and the launcher has ended this process.
         sys.stdout.flush()
-        time.sleep(_TURN)
+        time.sleep(TURN)
         rank = next((os.environ[name] for name in _RANKS if os.environ.get(name)), '?')
         print(f'error on rank {rank}: {explained}', file=sys.stderr, flush=True)
         return

@@ -147,7 +147,8 @@ def _check_rollback(cfg: Config) -> str | None:
             refuse_zero_cfg(wrapper.get('optimizer'))
         anchor = rollback.anchor
         if anchor not in (None, 'init_cfg', 'current'):
-            check_file(anchor, 'the file of optim_wrapper.rollback.anchor')
+            hint = "set optim_wrapper.rollback.anchor to the pre-trained file, 'init_cfg' or 'current'"
+            check_file(anchor, 'the file of optim_wrapper.rollback.anchor', hint)
         return anchor
     if isinstance(constructor, str) and constructor.startswith('olor_mm.'):
         raise InputError(

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 
+from .errors import EXIT_INPUT_ERROR, TURN, speaks
+
 __all__ = ['test_parser', 'train_parser']
+
+
+class _Parser(argparse.ArgumentParser):
+    """A usage error of all ranks of a machine is said by the first; the others leave it the time to do so."""
+
+    def error(self, message: str) -> NoReturn:
+        if not speaks():
+            time.sleep(TURN)
+            self.exit(EXIT_INPUT_ERROR)
+        super().error(message)
 
 
 class _CfgOptions(DictAction):
@@ -43,7 +56,7 @@ class _CfgOptions(DictAction):
 
 def train_parser() -> argparse.ArgumentParser:
     """The parser of tools/train.py."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog='train.py',
         description='Train a model of mmdet, mmseg or mmpretrain, with OLOR or without.',
     )
@@ -72,7 +85,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 def test_parser() -> argparse.ArgumentParser:
     """The parser of tools/test.py."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog='test.py', description='Test a model of mmdet, mmseg or mmpretrain from its config and a checkpoint.'
     )
     parser.add_argument('config', help='config file')

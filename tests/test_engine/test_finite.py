@@ -68,7 +68,10 @@ def first(tmp_path_factory):
 
 def test_after_a_resume_the_checkpoint_that_it_went_on_from_is_named(first, tmp_path):
     runner = runner_of(tmp_path, [Poison(NAN, {8})], changes={'load_from': str(first), 'resume': True})
-    with pytest.raises(NonFiniteError, match=r'iteration 8.*The last checkpoint is \S*epoch_1\.pth, from before'):
+    with pytest.raises(
+        NonFiniteError,
+        match=r'iteration 8.*The last checkpoint is \S*epoch_1\.pth, from before.*not come with --resume.*load_from',
+    ):
         runner.train()
 
 

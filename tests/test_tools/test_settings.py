@@ -83,6 +83,19 @@ def test_unreadable_value_is_a_usage_error(file: Path, capsys: pytest.CaptureFix
     assert 'Traceback' not in said
 
 
+def test_a_usage_error_is_said_once(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr('olor_mm.tooling.options.time.sleep', waited.append)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit) as stopped:
+        _load(file, '--nosuch')
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == ''
+    assert len(waited) == 1
+
+
 def test_pair_without_value_is_a_usage_error(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         _load(file, '--cfg-options', 'a.b')
