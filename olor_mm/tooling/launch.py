@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import shlex
@@ -63,12 +64,17 @@ def train(argv: Sequence[str]) -> None:
     if args.pretrained:
         notes += replace_pretrained(cfg, args.pretrained)
     anchor = _check_rollback(cfg)
+    model = copy.deepcopy(cfg.get('model'))
     if args.resume and cfg.get('resume') and anchor != 'init_cfg':
         # The checkpoint brings every weight: the files that training started from may be gone by now.
         _forget_pretrained(cfg)
     _check(cfg, 'train', 'val')
     check_vit_names(cfg)
     runner = _build_runner(cfg, notes)
+    if runner.cfg.model != model:
+        # A new run of the config in the work dir starts from the same files as this one did.
+        runner.cfg.model = model
+        runner.dump_config()
     try:
         with terminable(last_words=lambda: say(_how_to_resume(cfg, argv, 'terminated'))):
             runner.train()

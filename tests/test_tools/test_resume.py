@@ -12,6 +12,7 @@ from olor_mm.tooling import launch
 from olor_mm.tooling.errors import InputError
 from olor_mm.tooling.resume import Alert, apply_resume, overwritten
 from olor_mm.tooling.weights import check_weights
+from tests.test_engine._toy import ToyModel, toy_config
 
 
 @pytest.fixture
@@ -222,3 +223,17 @@ def test_what_stands_where_a_file_of_weights_belongs(tmp_path: Path, kind: str, 
         os.mkfifo(place)
     with pytest.raises(InputError, match=f'the file of load_from {says}'):
         check_weights({'load_from': str(place)})
+
+
+def test_the_config_that_a_resumed_run_writes_has_the_files_that_training_started_from(tmp_path: Path) -> None:
+    file, work_dir = tmp_path / 'toy.py', tmp_path / 'work'
+    torch.save(ToyModel().state_dict(), tmp_path / 'weights.pth')
+    model = {'type': 'ToyModel', 'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'weights.pth')}}
+    config = toy_config(work_dir, rollback={'max_level': 0.1}, model=model, experiment_name=tmp_path.name)
+    config.train_cfg.max_epochs = 1
+    file.write_text(config.pretty_text)
+    launch.train([str(file)])
+    (tmp_path / 'weights.pth').unlink()
+    launch.train([str(file), '--resume', '--cfg-options', 'train_cfg.max_epochs=2', f'experiment_name={tmp_path.name}2'])
+    assert (work_dir / 'epoch_2.pth').is_file()
+    assert Config.fromfile(work_dir / file.name).model.init_cfg == model['init_cfg']
