@@ -234,6 +234,7 @@ def test_the_config_that_a_resumed_run_writes_has_the_files_that_training_starte
     file.write_text(config.pretty_text)
     launch.train([str(file)])
     (tmp_path / 'weights.pth').unlink()
-    launch.train([str(file), '--resume', '--cfg-options', 'train_cfg.max_epochs=2', f'experiment_name={tmp_path.name}2'])
+    longer = ['train_cfg.max_epochs=2', f'experiment_name={tmp_path.name}2']
+    launch.train([str(file), '--resume', '--cfg-options', *longer])
     assert (work_dir / 'epoch_2.pth').is_file()
     assert Config.fromfile(work_dir / file.name).model.init_cfg == model['init_cfg']
