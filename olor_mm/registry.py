@@ -11,10 +11,19 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'STRATEGIES', 'type_name']
+__all__ = [
+    'DATASETS',
+    'HOOKS',
+    'OPTIMIZERS',
+    'OPTIM_WRAPPERS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    'STRATEGIES',
+    'type_name',
+]
 
 _ENGINE = ['olor_mm.engine']
 
@@ -26,6 +35,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=_ENGINE,
 )
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='olor_mm', locations=_ENGINE)
+OPTIMIZERS = Registry('optimizer', parent=MMENGINE_OPTIMIZERS, scope='olor_mm', locations=_ENGINE)
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGINE)
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='olor_mm', locations=['olor_mm.datasets'])
 

@@ -92,16 +92,17 @@ def _rows(part: DistributedDataParallel, rollback: Rollback) -> _Rows:
         for name, p in part.module.named_parameters()
         if name not in ignored and not hasattr(p, 'device_mesh')
     }
-    anchors = {name: rollback.anchor(p) for name, p in params.items()}
+    # Where the ranks share theta_0 out among them, there is nothing of it to compare.
+    anchors = {name: None if rollback.reduce else rollback.anchor(p) for name, p in params.items()}
     sums = _checksums(params)
     kept = _checksums({name: anchor for name, anchor in anchors.items() if anchor is not None})
-    groups = {p: _settings(rollback, group) for group in rollback.optimizer.param_groups for p in group['params']}
+    groups = {p: _settings(rollback, group) for group in rollback.given_optimizer.param_groups for p in group['params']}
     return {
         name: (
             _digest(f'{tuple(p.shape)} {p.dtype}'.encode()),
             sums[name],
             kept.get(name, 0),
-            *struct.unpack('=q', struct.pack('=d', rollback.levels.get(p, 0.0))),
+            *struct.unpack('=q', struct.pack('=d', rollback.given_levels.get(p, 0.0))),
             groups.get(p, 0),
         )
         for name, p in params.items()

@@ -17,6 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, save_checkpoint
 
 from olor_mm.registry import HOOKS
 
+from . import zero
 from .finite import LossWatch, check_resumed, check_weights
 from .hook_options import check_metrics, check_options
 from .integrity import last_complete
@@ -82,6 +83,7 @@ class DurableCheckpointHook(CheckpointHook):
         super().before_train(runner)
         self.file_backend: Any = _KeepsForNow(self.file_backend, self._superseded)
         self._remove_leftovers(runner)
+        zero.announce(runner.optim_wrapper)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse to go on from NaN; say so where the schedule is not the config's: MMEngine does not."""
@@ -175,6 +177,8 @@ class DurableCheckpointHook(CheckpointHook):
         """
         if self.watch is not None:
             check_weights(runner, name, self.watch.since)
+        if options.get('save_optimizer', True):
+            zero.gather(runner.optim_wrapper)
         # A run that repeats an epoch replaces the best one by one of the same name.
         final = self.file_backend.join_path(out_dir, name)
         self._superseded[:] = [path for path in self._superseded if path != final]

@@ -11,8 +11,8 @@ from olor_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from .checks import check_inner, check_optimizer_cfg
 from .session import RollbackSession
 from .settings import RollbackSettings
-from .sharding import refuse_zero_cfg
 from .wrappers import RollbackMixin, promote
+from .zero import promoted
 
 __all__ = ['OLOROptimWrapperConstructor']
 
@@ -48,8 +48,8 @@ class OLOROptimWrapperConstructor:
         self.optim_wrapper_cfg = optim_wrapper_cfg.copy()
         self.paramwise_cfg = paramwise_cfg
         self.settings = RollbackSettings.from_cfg(self.optim_wrapper_cfg.pop('rollback', None))
-        if self.settings.max_level > 0:
-            refuse_zero_cfg(self.optim_wrapper_cfg.get('optimizer'))
+        if 'optimizer' in self.optim_wrapper_cfg:
+            self.optim_wrapper_cfg['optimizer'] = promoted(self.optim_wrapper_cfg['optimizer'])
         check_inner(self.settings.inner, OLOROptimWrapperConstructor)
         if self.settings.inner['type'] == 'DefaultOptimWrapperConstructor':
             check_optimizer_cfg(self.optim_wrapper_cfg.get('optimizer'))

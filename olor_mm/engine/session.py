@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +21,7 @@ from .loaded import roots_of_loaded
 from .origin import left_alone, no_theta_0, told_origin, warn_of_random_theta_0
 from .report import format_report
 from .settings import LOADED, RollbackSettings
-from .sharding import Shards, refuse_sharded, refuse_zero
+from .sharding import Shards, refuse_sharded
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
 
 __all__ = ['RollbackSession']
@@ -87,8 +88,6 @@ class RollbackSession:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
-        if self.settings.max_level > 0:
-            refuse_zero(optimizer)
         if self.layers is None or self.settings.max_level == 0:
             return
         settings, covered = self.settings, self._covered()
@@ -121,7 +120,7 @@ class RollbackSession:
         Raises:
             RuntimeError: If it trains other tensors, such as flattened shards.
         """
-        if self.rollback is None or optimizer is self.rollback.optimizer:
+        if self.rollback is None or optimizer is self.rollback.given_optimizer:
             return
         owned = {p for group in optimizer.param_groups for p in group['params']}
         if not set(self.rollback.levels) <= owned:
@@ -134,7 +133,7 @@ class RollbackSession:
 
     def state_dict(self) -> dict[str, Any]:
         """What is saved beside the optimizer's state: what is pulled back, and how. theta_0 is in that state."""
-        levels = self.rollback.levels if self.rollback is not None else {}
+        levels = self.rollback.given_levels if self.rollback is not None else {}
         return saved.describe(self.settings, {name: levels[p] for name, p in self.names.items() if p in levels})
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
@@ -191,18 +190,20 @@ class RollbackSession:
         rollback = self.rollback
         if rollback is None:
             return
-        held = self._take_theta_0(rollback, optimizer)
+        held = self._take_theta_0(rollback)
         self._started_at = self.ledger.version
         self._tell(held)
         if self.settings.log:
             monitor.install(self.measure)
 
-    def _take_theta_0(self, rollback: Rollback, optimizer: Optimizer) -> int:
-        """Returns of how many tensors the optimizer's state had it."""
+    def _take_theta_0(self, rollback: Rollback) -> int:
+        """Returns of how many tensors the optimizer's state had it, on all ranks."""
         # An empty shard has no state, and needs none.
         rolled = [p for p in rollback.levels if p.numel()]
-        held = sum(ANCHOR_KEY in optimizer.state.get(p, ()) for p in rolled)
+        held = sum(ANCHOR_KEY in rollback.optimizer.state.get(p, ()) for p in rolled)
         lacking = held < len(rolled)
+        if rollback.reduce is not None:
+            lacking, held = rollback.reduce(torch.tensor([int(lacking), held])).tolist()
         if self.shards is not None:
             # Reading theta_0 takes all ranks, so all must come to the same result.
             lacking = self.shards.any(lacking)
@@ -219,7 +220,9 @@ class RollbackSession:
     def _tell(self, held: int) -> None:
         settings, seen = self.settings, not self._resumed and not self._initialised_before
         if self.layers is not None:
-            origin = told_origin(self.rollback.levels if self.rollback else (), held, settings.anchor, self.ledger)
+            origin = told_origin(
+                self.rollback.given_levels if self.rollback else (), held, settings.anchor, self.ledger
+            )
             if settings.roots == LOADED and seen:
                 origin += left_alone(self.names, self.ledger)
             sizes = self.shards.sizes if self.shards is not None else None
@@ -228,7 +231,7 @@ class RollbackSession:
             saved.warn(saved.changes(self._saved, self.state_dict()))
             self._saved = None
         if seen and settings.anchor in (None, 'current'):
-            rolled = self.rollback.levels if self.rollback is not None else {}
+            rolled = self.rollback.given_levels if self.rollback is not None else {}
             named = {name: p for name, p in self.names.items() if p in rolled}
             warn_of_random_theta_0(self._unwrapped(), named, self.ledger)
 
@@ -292,7 +295,9 @@ class RollbackSession:
         Raises:
             RuntimeError: If the optimizer stepped and nothing was pulled back.
         """
-        if self.verified or self.rollback is None or not self.rollback.levels:
+        if self.verified or self.rollback is None:
             return
         self.ledger.close()
-        self.verified = check_first_step(self.rollback, self.settings, steps_before, skipped)
+        # A rank may have none of the shares.
+        nothing = not self.rollback.levels
+        self.verified = nothing or check_first_step(self.rollback, self.settings, steps_before, skipped)

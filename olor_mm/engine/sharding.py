@@ -13,23 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.optim import Optimizer
 
 from olor_mm.layers import canonical_name
-from olor_mm.registry import type_name
-from olor_mm.rollback._shards import is_zero
 
-__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'refuse_zero', 'refuse_zero_cfg', 'without_wrappers']
+__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'without_wrappers']
 
 #: What a config names.
 STRATEGY = 'olor_mm.FSDPStrategy'
-
-_NO_ZERO = (
-    'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer is not supported: its state is gathered by all ranks '
-    'together, but MMEngine saves on one of them, so the first checkpoint would hang: use the optimizer that '
-    f"it wraps, and to save memory runner_type='FlexibleRunner' with strategy=dict(type='{STRATEGY}'); a loop "
-    'of your own can use olor_mm.rollback.Rollback with it'
-)
 
 
 def without_wrappers(name: str) -> str:
@@ -50,26 +40,6 @@ def refuse_sharded(model: nn.Module) -> None:
             'which cannot resume on newer torch, hides names from paramwise_cfg and drops the scale of '
             "mixed precision; or olor_mm.rollback.Rollback with torch's fully_shard in a loop of your own"
         )
-
-
-def refuse_zero(optimizer: Optimizer) -> None:
-    """Refuse an optimizer whose state MMEngine cannot save.
-
-    Raises:
-        ValueError: If it is a ZeroRedundancyOptimizer.
-    """
-    if is_zero(optimizer):
-        raise ValueError(_NO_ZERO)
-
-
-def refuse_zero_cfg(optimizer: Any) -> None:
-    """The same of its config: without ``optimizer_type`` it would not even be built.
-
-    Raises:
-        ValueError: If its type is ZeroRedundancyOptimizer.
-    """
-    if isinstance(optimizer, Mapping) and type_name(optimizer.get('type')) == 'ZeroRedundancyOptimizer':
-        raise ValueError(_NO_ZERO)
 
 
 class Shards:

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 from torch.optim import Optimizer
 
 from olor_mm.registry import STRATEGIES, type_name
+from olor_mm.rollback._shards import is_zero
 
 from .ledger import LoadLedger
 from .shard_files import check_count, check_world, file_of_rank, load_shards, own_tensors
@@ -133,6 +134,11 @@ class FSDPStrategy(_FSDPStrategy):
             given = super().build_optim_wrapper(given, model)
         if isinstance(given, OptimWrapperDict):
             raise ValueError('strategy: FSDP takes one optimizer, and optim_wrapper has several: use DDPStrategy')
+        if is_zero(getattr(given, 'optimizer', None)):
+            raise ValueError(
+                'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer shares out what FSDP has cut already: name the '
+                'optimizer itself (optimizer_type) as optim_wrapper.optimizer.type'
+            )
         return given
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> BaseOptimWrapper:

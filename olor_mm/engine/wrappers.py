@@ -17,6 +17,7 @@ from .saved import changed_rates, initial_rates, warn
 from .session import RollbackSession
 from .settings import LOADED
 from .sharding import STRATEGY
+from .zero import check_zero
 
 __all__ = ['AmpOLOROptimWrapper', 'ApexOLOROptimWrapper', 'OLOROptimWrapper', 'RollbackMixin', 'promote']
 
@@ -71,6 +72,7 @@ class RollbackMixin:
             super().step(**kwargs)  # type: ignore[misc]
             return
         session.agreement.check(session.rollback)
+        check_zero(self.optimizer)
         before = session.rollback.num_steps
         stepped = [p for p in session.rollback.levels if p.grad is not None]
         samples = self._samples(stepped)

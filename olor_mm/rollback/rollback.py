@@ -84,9 +84,11 @@ class Rollback:
         self.names = check_names({} if names is None else names)
         self.form = form
         self.levels = check_levels(optimizer, levels, self.names)
-        self._given_optimizer = optimizer
-        #: What makes the steps: of a ZeroRedundancyOptimizer this rank's own, with its share of the levels.
-        self.optimizer, self._reduce = unwrap_zero(optimizer)
+        #: The optimizer as it was given, and the level of all of its parameters that have one.
+        self.given_optimizer, self.given_levels = optimizer, self.levels
+        #: What makes the steps: of a ZeroRedundancyOptimizer this rank's own, with its share of the levels; and what
+        #: sums over the ranks then, else None.
+        self.optimizer, self.reduce = unwrap_zero(optimizer)
         if self.optimizer is not optimizer:
             optimizer = self.optimizer
             here = {p for group in optimizer.param_groups for p in group['params']}
@@ -132,7 +134,7 @@ class Rollback:
                     f'another shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
                 )
             return found.anchors
-        owned = (p for group in self._given_optimizer.param_groups for p in group['params'])
+        owned = (p for group in self.given_optimizer.param_groups for p in group['params'])
         return check_anchor(anchor, owned, self.names)
 
     @property
@@ -247,7 +249,7 @@ class Rollback:
         Returns:
             Key to discrepancy, dimensionless; parts without any theta_0 are left out. 0 / 0 is 0.
         """
-        reduce = reduce or self._reduce
+        reduce = reduce or self.reduce
         if self._store is None and reduce is None:
             return {}
         # With nothing to pull back here this rank is still waited for.

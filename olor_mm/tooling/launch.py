@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 
 # Importing the engine registers the rollback and the loader that keeps torch.load's weights_only on.
 from ..engine import RollbackSettings
-from ..engine.sharding import refuse_zero_cfg
+from ..engine.zero import check_zero_cfg
 from ..registry import type_name
 from . import evaluation, settings
 from .data_checks import check_data
@@ -148,10 +148,8 @@ def _check_rollback(cfg: Config) -> str | None:
     wrapper = cfg.get('optim_wrapper') or {}
     constructor = wrapper.get('constructor')
     if type_name(constructor) == 'OLOROptimWrapperConstructor':
-        rollback = RollbackSettings.from_cfg(wrapper.get('rollback'))
-        if rollback.max_level > 0:
-            refuse_zero_cfg(wrapper.get('optimizer'))
-        anchor = rollback.anchor
+        anchor = RollbackSettings.from_cfg(wrapper.get('rollback')).anchor
+        check_zero_cfg(wrapper.get('optimizer'), cfg.get('default_hooks'))
         if anchor not in (None, 'init_cfg', 'current'):
             hint = "set optim_wrapper.rollback.anchor to the pre-trained file, 'init_cfg' or 'current'"
             check_file(anchor, 'the file of optim_wrapper.rollback.anchor', hint)

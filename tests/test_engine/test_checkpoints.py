@@ -308,7 +308,7 @@ def write_shard(rank, folder):
         torch.save({'rank': rank}, part / f'rank{rank}.pth')
         torch.distributed.barrier()
 
-    runner = SimpleNamespace(strategy=object(), save_checkpoint=save, work_dir=folder)
+    runner = SimpleNamespace(strategy=object(), save_checkpoint=save, work_dir=folder, optim_wrapper=None)
     if rank == 0:
         time.sleep(0.5)
     hook.save(runner, folder, 'epoch_1.pth', (), {})

@@ -238,6 +238,19 @@ def test_what_is_refused(tmp_path):
         FSDPStrategy(**{k: v for k, v in config.strategy.items() if k != 'type'})
 
 
+def shared_out_twice(rank, work_dir):
+    optimizer = {'type': 'ZeroRedundancyOptimizer', 'optimizer_type': 'AdamW', 'lr': 0.01}
+    with pytest.raises(ValueError, match='FSDP has cut already') as error:
+        sharded_run(sharded_config(work_dir, 1, wrapper={'optimizer': optimizer}))
+    return str(error.value)
+
+
+@needs_fsdp_on_the_cpu
+def test_zero_is_refused(tmp_path):
+    (text,) = on_ranks(1, shared_out_twice, str(tmp_path))
+    assert 'optim_wrapper.optimizer.type' in text
+
+
 def resume_from_weights(rank, work_dir, file):
     with pytest.raises(ValueError, match='no optimizer state') as error:
         sharded_run(sharded_config(work_dir, 1), resume=True, load_from=file)

@@ -57,8 +57,9 @@ def test_let_by(config: Config) -> None:
     check_strategy(config)
 
 
-def test_zero_is_refused_by_its_type() -> None:
-    wrapper = {**WRAPPER, 'optimizer': {'type': 'ZeroRedundancyOptimizer', 'lr': 0.1}}
-    with pytest.raises(ValueError, match='type=ZeroRedundancyOptimizer is not supported'):
+def test_zero_needs_the_hook_that_gathers_its_state() -> None:
+    wrapper = {**WRAPPER, 'optimizer': {'type': 'ZeroRedundancyOptimizer', 'optimizer_type': 'SGD', 'lr': 0.1}}
+    with pytest.raises(ValueError, match=r"set default_hooks\.checkpoint\.type='olor_mm\.DurableCheckpointHook'"):
         _check_rollback(Config({'optim_wrapper': wrapper}))
-    assert _check_rollback(Config({'optim_wrapper': {**wrapper, 'rollback': {'max_level': 0.0}}})) is None
+    hooks = {'checkpoint': {'type': 'olor_mm.DurableCheckpointHook'}}
+    assert _check_rollback(Config({'optim_wrapper': wrapper, 'default_hooks': hooks})) is None
