@@ -15,6 +15,7 @@ from .settings import RollbackSettings
 from .strategies import FSDPStrategy
 from .vit_checkpoints import register_vit_schemes
 from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
+from .zero import ZeroRedundancyOptimizer
 
 __all__ = [
     'AmpOLOROptimWrapper',
@@ -31,6 +32,7 @@ __all__ = [
     'RollbackSession',
     'RollbackSettings',
     'UnsafeCheckpointError',
+    'ZeroRedundancyOptimizer',
     'load_from_local',
     'register_safe_loader',
     'register_vit_schemes',

@@ -7,7 +7,7 @@ come, and the first checkpoint hangs.
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.optim.optimizer.zero_optimizer import ZeroRedundancyOptimizer as _ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
@@ -123,7 +123,7 @@ def check_zero(optimizer: Optimizer) -> None:
 
 
 def _sharded(optim_wrapper: Any) -> list[ZeroRedundancyOptimizer]:
-    wrappers = optim_wrapper.values() if isinstance(optim_wrapper, Mapping) else [optim_wrapper]
+    wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
     optimizers = [getattr(wrapper, 'optimizer', None) for wrapper in wrappers]
     return [optimizer for optimizer in optimizers if isinstance(optimizer, ZeroRedundancyOptimizer)]
 
@@ -134,7 +134,7 @@ def announce(optim_wrapper: Any) -> None:
         optimizer.is_gathered = True
 
 
-def gather(optim_wrapper: OptimWrapper | Any) -> None:
+def gather(optim_wrapper: Any) -> None:
     """Gather the state of whatever is sharded in a wrapper, or in several. Every rank must call it."""
     for optimizer in _sharded(optim_wrapper):
         optimizer.gather()

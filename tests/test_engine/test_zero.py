@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import FlexibleRunner
 
 pytest.importorskip('torch.distributed.optim.zero_redundancy_optimizer')
 
 from olor_mm.engine import load_from_local
-from olor_mm.engine.zero import check_zero_cfg
+from olor_mm.engine.zero import ZeroRedundancyOptimizer, announce, check_zero_cfg, gather
 from olor_mm.rollback import ANCHOR_KEY
 
 from ._ranks import on_ranks
@@ -139,6 +140,23 @@ def weights(rank, work_dir, options, resume):
     runner.train()
     assert not any(ANCHOR_KEY in state for state in runner.optim_wrapper.optimizer.optim.state.values())
     return state_of(runner)['weights']
+
+
+def of_two(rank):
+    torch.distributed.init_process_group('gloo')
+    parts = [torch.nn.Linear(2, 2) for _ in range(2)]
+    wrappers = {
+        str(i): OptimWrapper(ZeroRedundancyOptimizer(part.parameters(), 'SGD', lr=0.1)) for i, part in enumerate(parts)
+    }
+    both = OptimWrapperDict(**wrappers)
+    announce(both)
+    gather(both)
+    assert all(wrapper.optimizer.is_gathered for wrapper in wrappers.values())
+    return [len(wrapper.state_dict()['param_groups']) for wrapper in wrappers.values()]
+
+
+def test_several_optimizers():
+    assert on_ranks(1, of_two) == [[1, 1]]
 
 
 def refused(rank, work_dir, options):
