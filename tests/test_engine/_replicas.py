@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.runner import FlexibleRunner
 from torch import nn
 
 from olor_mm.tooling.distributed import prepare_launch
@@ -106,6 +107,18 @@ def replica_config(work_dir, world=1, *, rollback=ROLLBACK, optimizer=None, **ov
     config.train_dataloader.dataset.type = 'QuietDataset'
     config.train_dataloader.batch_size = GLOBAL_BATCH // world
     return config
+
+
+def flexible_run(config):
+    """State of this rank after a run by MMEngine's FlexibleRunner and its DDPStrategy."""
+    config.update(launcher='pytorch', env_cfg={'dist_cfg': {'backend': 'gloo'}})
+    # MMEngine's own start of the processes asks for a CUDA device.
+    torch.distributed.init_process_group('gloo')
+    wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False, 'device_ids': None}
+    config.strategy = {'type': 'DDPStrategy', 'model_wrapper': wrapper}
+    runner = FlexibleRunner.from_cfg(config)
+    runner.train()
+    return state_of(runner)
 
 
 def replica(config, **changes):

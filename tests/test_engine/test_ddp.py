@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
-from mmengine.runner import FlexibleRunner
 from torch.nn.parallel import DistributedDataParallel
 
 from ._ranks import on_ranks
-from ._replicas import SmoothModel, replica, replica_config, state_of
+from ._replicas import SmoothModel, flexible_run, replica, replica_config, state_of
 from ._toy import make_runner
 
 #: What goes into the optimizer wrapper, and into the config.
@@ -83,14 +82,7 @@ def test_a_branch_that_one_rank_uses_is_pulled_back_on_all(tmp_path):
 
 
 def flexible(rank, work_dir):
-    config = replica_config(work_dir, 2, launcher='pytorch', env_cfg={'dist_cfg': {'backend': 'gloo'}})
-    # MMEngine's own start of the processes asks for a CUDA device.
-    torch.distributed.init_process_group('gloo')
-    wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False, 'device_ids': None}
-    config.strategy = {'type': 'DDPStrategy', 'model_wrapper': wrapper}
-    runner = FlexibleRunner.from_cfg(config)
-    runner.train()
-    return state_of(runner)
+    return flexible_run(replica_config(work_dir, 2))
 
 
 def test_flexible_runner(tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import FlexibleRunner
 
 pytest.importorskip('torch.distributed.optim.zero_redundancy_optimizer')
 
@@ -15,7 +14,7 @@ from olor_mm.engine.zero import ZeroRedundancyOptimizer, announce, check_zero_cf
 from olor_mm.rollback import ANCHOR_KEY
 
 from ._ranks import on_ranks
-from ._replicas import replica, replica_config, state_of
+from ._replicas import flexible_run, replica, replica_config, state_of
 from ._toy import make_runner
 
 ADAM = {'lr': 0.01, 'weight_decay': 0.05}
@@ -110,14 +109,7 @@ def test_it_goes_on_where_all_was_on_every_rank(straight, tmp_path):
 
 
 def flexible(rank, work_dir):
-    config = config_of(work_dir, 2, launcher='pytorch', env_cfg={'dist_cfg': {'backend': 'gloo'}})
-    # MMEngine's own start of the processes asks for a CUDA device.
-    torch.distributed.init_process_group('gloo')
-    wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False, 'device_ids': None}
-    config.strategy = {'type': 'DDPStrategy', 'model_wrapper': wrapper}
-    runner = FlexibleRunner.from_cfg(config)
-    runner.train()
-    return state_of(runner)
+    return flexible_run(config_of(work_dir, 2))
 
 
 def test_flexible_runner(straight, tmp_path):
