@@ -116,9 +116,16 @@ def check_zero(optimizer: Optimizer) -> None:
     """See, before the first step, that its checkpoints will not hang; nothing with any other optimizer.
 
     Raises:
-        ValueError: If it is a ZeroRedundancyOptimizer that no hook gathers.
+        ValueError: If it is a ZeroRedundancyOptimizer that no hook gathers, or that none can.
     """
-    if is_zero(optimizer) and not getattr(optimizer, 'is_gathered', False):
+    if not is_zero(optimizer):
+        return
+    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+        raise ValueError(
+            f"the run's {_NAME} is {type(optimizer).__module__}'s, whose state one rank cannot save: name it in the "
+            f"config, optim_wrapper.optimizer=dict(type='{_NAME}', optimizer_type=...), and ours takes its place"
+        )
+    if not optimizer.is_gathered:
         raise ValueError(_NOT_GATHERED)
 
 

@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 pytest.importorskip('torch.distributed.optim.zero_redundancy_optimizer')
 
 from olor_mm.engine import load_from_local
-from olor_mm.engine.zero import ZeroRedundancyOptimizer, announce, check_zero_cfg, gather
+from olor_mm.engine.zero import ZeroRedundancyOptimizer, announce, check_zero, check_zero_cfg, gather
 from olor_mm.rollback import ANCHOR_KEY
 
 from ._ranks import on_ranks
@@ -140,9 +140,17 @@ def of_two(rank):
     wrappers = {
         str(i): OptimWrapper(ZeroRedundancyOptimizer(part.parameters(), 'SGD', lr=0.1)) for i, part in enumerate(parts)
     }
+    foreign = torch.distributed.optim.ZeroRedundancyOptimizer(parts[0].parameters(), torch.optim.SGD, lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"is torch\.distributed.*'s, whose state .* optimizer_type=\.\.\.\), and ours"
+    ):
+        check_zero(foreign)
+    with pytest.raises(ValueError, match='DurableCheckpointHook'):
+        check_zero(wrappers['0'].optimizer)
     both = OptimWrapperDict(**wrappers)
     announce(both)
     gather(both)
+    check_zero(wrappers['0'].optimizer)
     assert all(wrapper.optimizer.is_gathered for wrapper in wrappers.values())
     return [len(wrapper.state_dict()['param_groups']) for wrapper in wrappers.values()]
 
