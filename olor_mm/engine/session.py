@@ -258,10 +258,13 @@ class RollbackSession:
     def _given(self, rollback: Rollback, held: int) -> dict[Tensor, Tensor]:
         """theta_0 where the settings say where it is to be read, for what the optimizer's state does not hold."""
         anchor = self.settings.anchor
-        wanted = {name: p for name, p in self.names.items() if p in rollback.levels}
+        # Of all ranks: each finds the same mistakes in a file, also one that has no share of what is pulled back.
+        wanted = {name: p for name, p in self.names.items() if p in rollback.given_levels}
         if anchor not in (None, 'current'):
             read = anchors_of_init_cfg if anchor == 'init_cfg' else partial(anchors_of_file, anchor)
-            return self.shards.anchors(read, wanted) if self.shards is not None else read(self._unwrapped(), wanted)
+            shards = self.shards
+            found = shards.anchors(read, wanted) if shards is not None else read(self._unwrapped(), wanted)
+            return {p: value for p, value in found.items() if p in rollback.levels}
         if self._resumed and anchor is None and not held and self._saved_names is None:
             raise no_theta_0(len(wanted))
         return {}

@@ -11,10 +11,10 @@ pytest.importorskip('torch.distributed.optim.zero_redundancy_optimizer')
 
 from olor_mm.engine import load_from_local
 from olor_mm.engine.zero import ZeroRedundancyOptimizer, announce, check_zero, check_zero_cfg, gather
-from olor_mm.rollback import ANCHOR_KEY
+from olor_mm.rollback import ANCHOR_KEY, MissingAnchorError
 
 from ._ranks import on_ranks
-from ._replicas import flexible_run, replica, replica_config, state_of
+from ._replicas import SmoothModel, flexible_run, replica, replica_config, state_of
 from ._toy import make_runner
 
 ADAM = {'lr': 0.01, 'weight_decay': 0.05}
@@ -173,13 +173,43 @@ def test_a_hook_that_would_hang_is_refused_before_the_first_step(tmp_path):
     assert not list(Path(tmp_path).glob('*.pth'))
 
 
-def test_a_share_of_nothing(tmp_path):
-    """One root of two tensors of three: a rank may have none of them."""
-    options = {'rollback': {'max_level': 0.2, 'min_level': 0.2, 'roots': ['backbone.branch']}}
-    ranks = on_ranks(4, train, 4, str(tmp_path), options)
-    assert sorted(found['kept'] for found in ranks)[0] == 0
+#: A root of two tensors: one of three ranks has none of them.
+TWO_TENSORS = {'max_level': 0.2, 'min_level': 0.2, 'roots': ['backbone.branch']}
+
+
+@pytest.mark.parametrize('anchor', [None, 'FILE'])
+def test_a_share_of_nothing(anchor, tmp_path):
+    if anchor is not None:
+        torch.manual_seed(5)
+        anchor = str(tmp_path / 'pretrained.pth')
+        torch.save(SmoothModel().state_dict(), anchor)
+    ranks = on_ranks(3, train, 3, str(tmp_path), {'rollback': {**TWO_TENSORS, 'anchor': anchor}})
+    assert min(found['kept'] for found in ranks) == 0
     assert sum(found['kept'] for found in ranks) == 2
     assert all(same(found['weights'], ranks[0]['weights']) for found in ranks)
+    if anchor is not None:
+        theta_0 = {name: value for found in ranks for name, value in found['theta_0'].items()}
+        pretrained = torch.load(anchor, weights_only=True)
+        assert same(theta_0, {name: pretrained[name] for name in theta_0})
+
+
+def without_theta_0(rank, work_dir, file, anchor):
+    options = {'rollback': {**TWO_TENSORS, 'anchor': anchor}}
+    runner = replica(config_of(work_dir, 3, **options), load_from=file, resume=True)
+    with pytest.raises((MissingAnchorError, FileNotFoundError)) as error:
+        runner.train()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(('anchor', 'said'), [(None, 'of the 2 tensors'), ('gone.pth', 'gone')])
+def test_what_is_missing_is_said_by_all_also_with_a_share_of_nothing(anchor, said, straight, tmp_path):
+    checkpoint = load_from_local(str(straight[0] / 'epoch_1.pth'), 'cpu')
+    del checkpoint['optimizer']
+    file = tmp_path / 'no_optimizer.pth'
+    torch.save(checkpoint, file)
+    texts = on_ranks(3, without_theta_0, str(tmp_path / 'work'), str(file), anchor)
+    assert len(set(texts)) == 1
+    assert said in texts[0]
 
 
 @pytest.mark.parametrize(
