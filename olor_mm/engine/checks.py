@@ -5,15 +5,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, Registry
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from olor_mm.layers import canonical_name
+from olor_mm.registry import type_name
 from olor_mm.rollback import Rollback
 
 from .settings import LOADED, RollbackSettings
+from .zero import SHARING, ZeroRedundancyOptimizer
 
 __all__ = [
     'check_effect',
@@ -81,7 +84,7 @@ def _check_options(inner: Mapping[str, Any], found: Callable[..., Any]) -> None:
 
 
 def check_optimizer_cfg(optimizer: Any) -> None:
-    """See that ``optim_wrapper.optimizer`` names an optimizer; MMEngine's own errors name neither option nor value.
+    """See that ``optim_wrapper.optimizer`` names an optimizer and options of it; MMEngine's own errors name neither.
 
     Raises:
         ValueError: If it does not.
@@ -93,10 +96,32 @@ def check_optimizer_cfg(optimizer: Any) -> None:
             f"optim_wrapper.optimizer={optimizer!r:.80} names none: give it, such as dict(type='AdamW', lr=1e-4)"
         )
     name = optimizer['type']
-    if isinstance(name, str) and find(OPTIMIZERS, name) is None:
+    kind = find(OPTIMIZERS, name) if isinstance(name, str) else name
+    if kind is None:
         near = difflib.get_close_matches(name, OPTIMIZERS.module_dict, n=2)
         hint = f'did you mean {" or ".join(near)}?' if near else 'it has AdamW, SGD and those of torch.optim'
         raise ValueError(f'optim_wrapper.optimizer.type={name!r} is not in the registry of optimizers: {hint}')
+    known = _options_of(kind, optimizer)
+    for option in optimizer if known else ():
+        if option not in known:
+            near = difflib.get_close_matches(str(option), known, n=1)
+            hint = f'did you mean {near[0]}?' if near else f'it has {", ".join(sorted(known - {"type"}))}'
+            raise ValueError(
+                f'optim_wrapper.optimizer.{option}={optimizer[option]!r:.80} is no option of {type_name(kind)}: {hint}'
+            )
+
+
+def _options_of(kind: Any, optimizer: Mapping[str, Any]) -> set[str]:
+    """What may stand in the config of an optimizer; nothing where that cannot be told."""
+    if not isinstance(kind, type):
+        return set()
+    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    known = {'type', *parameters} - {'self', 'params', 'kwargs'}
+    if issubclass(kind, ZeroRedundancyOptimizer):
+        # It hands on what it does not know.
+        return known | SHARING | _options_of(getattr(torch.optim, optimizer['optimizer_type']), {})
+    takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return set() if takes_any else known
 
 
 def check_effect(

@@ -4,9 +4,12 @@ MMEngine's own gathers when its state is asked for, which its Runner does on the
 come, and the first checkpoint hangs.
 """
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from mmengine.optim import OptimWrapperDict
 from mmengine.optim.optimizer.zero_optimizer import ZeroRedundancyOptimizer as _ZeroRedundancyOptimizer
 from torch.optim import Optimizer
@@ -14,9 +17,11 @@ from torch.optim import Optimizer
 from olor_mm.registry import OPTIMIZERS, type_name
 from olor_mm.rollback._shards import is_zero
 
-__all__ = ['ZeroRedundancyOptimizer', 'announce', 'check_zero', 'check_zero_cfg', 'gather', 'promoted']
+__all__ = ['SHARING', 'ZeroRedundancyOptimizer', 'announce', 'check_zero', 'check_zero_cfg', 'gather', 'promoted']
 
 _NAME = 'ZeroRedundancyOptimizer'
+#: Options of its own, beside those of the optimizer that it shares out.
+SHARING = frozenset({'process_group', 'parameters_as_bucket_view', 'overlap_with_ddp'})
 
 
 @OPTIMIZERS.register_module()
@@ -31,9 +36,17 @@ class ZeroRedundancyOptimizer(_ZeroRedundancyOptimizer):
         params: As torch's optimizers take them.
         optimizer_type: Name of the optimizer in ``torch.optim`` that makes the steps.
         kwargs: Its options.
+
+    Raises:
+        ValueError: If there is no process group to share it out in.
     """
 
     def __init__(self, params: Any, optimizer_type: str, **kwargs: Any) -> None:
+        if not dist.is_available() or not dist.is_initialized():
+            raise ValueError(
+                f'optim_wrapper.optimizer.type={_NAME} shares the state out over processes, and this one was started '
+                f'alone: start it with tools/dist_train.sh, or set optim_wrapper.optimizer.type={optimizer_type!r}'
+            )
         super().__init__(params, optimizer_type, **kwargs)
         #: Whether a hook gathers its state before it is saved.
         self.is_gathered = False
@@ -79,14 +92,17 @@ def promoted(optimizer: Any) -> Any:
     """The config of an optimizer, with our class where it names MMEngine's.
 
     Raises:
-        ValueError: If it does not say which optimizer is shared out.
+        ValueError: If it does not say which optimizer is shared out, or there is none of that name.
     """
     if not _names_it(optimizer):
         return optimizer
-    if not isinstance(optimizer.get('optimizer_type'), str):
+    kind = optimizer.get('optimizer_type')
+    known = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and name != 'Optimizer']
+    if kind not in known:
+        near = difflib.get_close_matches(str(kind), known, n=1) or ['AdamW']
         raise ValueError(
-            f'optim_wrapper.optimizer.optimizer_type={optimizer.get("optimizer_type")!r} must be the name of the '
-            f"optimizer in torch.optim that {_NAME} shares out, such as 'AdamW'"
+            f'optim_wrapper.optimizer.optimizer_type={kind!r} must be the name of the optimizer in torch.optim that '
+            f'{_NAME} shares out, such as {near[0]!r}'
         )
     return {**optimizer, 'type': ZeroRedundancyOptimizer}
 

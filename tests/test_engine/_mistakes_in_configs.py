@@ -146,6 +146,16 @@ add(
 add('no optimizer', Given(wrapper={'optimizer': ...}), r'optim_wrapper\.optimizer is not set: give .*type=')
 add('an optimizer without type', Given(wrapper={'optimizer': {'lr': 1}}), r'optim_wrapper\.optimizer=.*type=')
 add(
+    'an unknown option of the optimizer',
+    Given(wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentun': 0.9}}),
+    r'optimizer\.momentun=0\.9 is no option of SGD: did you mean momentum\?',
+)
+add(
+    'an unknown option of an optimizer that is shared out',
+    Given(wrapper={'optimizer': {'type': 'ZeroRedundancyOptimizer', 'optimizer_type': 'AdamW', 'lrr': 0.1}}),
+    r'optimizer\.lrr=0\.1 is no option of ZeroRedundancyOptimizer: did you mean lr\?',
+)
+add(
     'an unknown optimizer',
     Given(wrapper={'optimizer': {'type': 'SGDD', 'lr': 0.1}}),
     r"optimizer\.type='SGDD' is not in the registry of optimizers: did you mean .*SGD",

@@ -221,6 +221,7 @@ def test_what_is_missing_is_said_by_all_also_with_a_share_of_nothing(anchor, sai
         (ZERO, {'checkpoint': DURABLE}, None),
         (ZERO, {'checkpoint': None}, None),
         ({'type': 'ZeroRedundancyOptimizer'}, {'checkpoint': DURABLE}, 'optimizer_type=None must be the name'),
+        ({**ZERO, 'optimizer_type': 'AdamWW'}, {'checkpoint': DURABLE}, "'AdamWW' must be .* such as 'AdamW'"),
         ({'type': 'AdamW'}, {}, None),
         (None, None, None),
     ],
@@ -231,3 +232,8 @@ def test_a_config_is_looked_at_before_a_model_is_built(optimizer, hooks, said):
         return
     with pytest.raises(ValueError, match=said):
         check_zero_cfg(optimizer, hooks)
+
+
+def test_one_process_alone():
+    with pytest.raises(ValueError, match=r"was started alone: .*optim_wrapper\.optimizer\.type='AdamW'"):
+        ZeroRedundancyOptimizer([torch.nn.Parameter(torch.ones(1))], 'AdamW', lr=0.1)
