@@ -3,8 +3,8 @@
     python benchmarks/faults.py
 
 Writes ``faults.md`` and ``faults.json``, and quotes the table in docs/faults.md; ends with exit code 1 if anything came
-out otherwise than it should. About 15 minutes on two cores. A full and a read-only file system are mounted for it where
-the rights suffice (root); elsewhere a limit on file sizes takes their place.
+out otherwise than it should. 5 minutes on two idle cores, half an hour on busy ones. A full and a read-only file system
+are mounted for it where the rights suffice (root); elsewhere a limit on file sizes takes their place.
 """
 
 import argparse
