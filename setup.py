@@ -114,7 +114,7 @@ if __name__ == '__main__':
             'Topic :: Scientific/Engineering :: Artificial Intelligence',
         ],
         packages=find_packages(include=['olor_mm', 'olor_mm.*']),
-        package_data={'olor_mm': ['py.typed']},
+        package_data={'olor_mm': ['py.typed'], 'olor_mm.rollback.single_pass': ['cpu.cpp']},
         python_requires='>=3.10',
         install_requires=[],
         extras_require={

@@ -30,7 +30,7 @@ _REMEDIES = {
     'every machine',
     'levels': 'give every machine the same optim_wrapper.rollback',
     'optimizer settings': 'give every machine the same config of the optimizer and the schedule, and the same '
-    'checkpoint to resume from',
+    "checkpoint to resume from; with form='single_pass', see in its log whether each can compile the kernels",
 }
 #: Of a parameter group; whatever else stands there may be a rank's own business.
 _GROUP_KEYS = (
@@ -111,7 +111,8 @@ def _rows(part: DistributedDataParallel, rollback: Rollback) -> _Rows:
 
 def _settings(rollback: Rollback, group: Mapping[str, object]) -> int:
     values = [(key, _plain(group[key])) for key in _GROUP_KEYS if key in group]
-    return _digest(f'{type(rollback.optimizer).__name__} {values}'.encode())
+    # Where one machine cannot compile the single pass, its ranks would round otherwise than the others.
+    return _digest(f'{type(rollback.optimizer).__name__} {values} {rollback.form_in_use}'.encode())
 
 
 def _plain(value: object) -> object:

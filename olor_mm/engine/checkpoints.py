@@ -23,8 +23,7 @@ from .hook_options import check_metrics, check_options
 from .integrity import last_complete
 from .loading import load_from_local
 from .replacing import PART, put_in_place, remove, restore
-from .saved import warn
-from .schedules import changed_schedules
+from .saved import changed_statement, warn
 
 __all__ = ['CheckpointNotSavedError', 'DurableCheckpointHook']
 
@@ -92,7 +91,14 @@ class DurableCheckpointHook(CheckpointHook):
             return
         if self.watch is not None:
             check_resumed(runner._load_from, checkpoint.get('state_dict') or {})
-        warn(changed_schedules(runner.param_schedulers, checkpoint.get('param_schedulers')))
+        cfg = (checkpoint.get('meta') or {}).get('cfg')
+        changed = changed_statement('param_scheduler', cfg, runner.cfg.pretty_text)
+        if changed is not None:
+            told = "param_scheduler is {1} in the config, but the checkpoint's {0} goes on, as MMEngine resumes it"
+            warn([told.format(*changed)])
+        here, there = _number(runner.param_schedulers), _number(checkpoint.get('param_schedulers'))
+        if there < here:
+            warn([f'the checkpoint has the state of {there} of {here} param_schedulers: the others begin anew'])
         _say_if_over(runner, checkpoint.get('meta') or {})
 
     def after_train_iter(
@@ -255,6 +261,12 @@ def _say_if_over(runner: Runner, meta: Mapping[str, Any]) -> None:
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _number(schedulers: Any) -> int:
+    """How many there are, of one optimizer or of several."""
+    parts = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
+    return sum(len(part) for part in parts)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What a checkpoint says of the run that saved it, and how that differs from the run that goes on from it."""
 
+import ast
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from .settings import RollbackSettings
 __all__ = [
     'WrongCheckpointError',
     'changed_rates',
+    'changed_statement',
     'changes',
     'check_groups',
     'check_model',
@@ -153,6 +156,41 @@ def changed_rates(before: Sequence[float], after: Sequence[float]) -> list[str]:
         'it. For another learning rate start from the weights: load_from, without resume, and '
         f'{_OPTION}.anchor=<the pre-trained file>'
     ]
+
+
+def changed_statement(name: str, saved: object, now: object) -> tuple[str, str] | None:
+    """How a top-level assignment differs between the texts of two configs; nothing of them is run.
+
+    Args:
+        name: The name that is assigned to.
+        saved: The text of the checkpoint's config.
+        now: That of this run's.
+
+    Returns:
+        The right-hand sides, or None where they are equal or cannot be read.
+    """
+    sides = []
+    for text in (saved, now):
+        if not isinstance(text, str):
+            return None
+        try:
+            sides.append(_assigned(text, name))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+    return (sides[0], sides[1]) if sides[0] != sides[1] else None
+
+
+def _assigned(text: str, name: str) -> str:
+    with warnings.catch_warnings():
+        # A pattern in a config may hold escapes that Python warns of.
+        warnings.simplefilter('ignore')
+        body = ast.parse(text).body
+    found = [
+        node.value
+        for node in body
+        if isinstance(node, ast.Assign) and [getattr(target, 'id', None) for target in node.targets] == [name]
+    ]
+    return ast.unparse(found[-1]) if found else 'None'
 
 
 def warn(lines: Sequence[str]) -> None:

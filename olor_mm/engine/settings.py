@@ -37,7 +37,8 @@ class RollbackSettings:
             are, also on resume from a checkpoint without theta_0. Defaults to None.
         inner: Config of the constructor that groups the parameters, such as
             ``dict(type='mmdet.LearningRateDecayOptimizerConstructor')``. Defaults to MMEngine's default one.
-        form: 'foreach', or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
+        form: 'foreach'; 'single_pass' for the optimizer's step and the pull in one read and write of each parameter,
+            where that can be; or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
         log: Whether the relative discrepancy is logged at the logger's interval. Defaults to True.
 
     Raises:

@@ -13,7 +13,7 @@ from .rounding import LOW_PRECISION, Dither, stochastic
 
 __all__ = ['FORMS', 'Batch', 'batches_of', 'pull']
 
-FORMS = ('foreach', 'single_tensor')
+FORMS = ('foreach', 'single_tensor', 'single_pass')
 
 
 class Batch:
@@ -31,6 +31,14 @@ class Batch:
         self.anchors: list[Tensor] = []
         self.levels: list[float] = []
         self.groups: list[int] = []
+
+    def only(self, indices: Sequence[int]) -> 'Batch':
+        """These tensors of it."""
+        part = Batch(self.dense, self.spread, self.shard)
+        for name in ('params', 'anchors', 'levels', 'groups'):
+            mine = getattr(self, name)
+            setattr(part, name, [mine[j] for j in indices])
+        return part
 
 
 def batches_of(
@@ -81,6 +89,8 @@ def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | Non
         dither: Random numbers for what is rounded.
     """
     params, anchors = batch.params, batch.anchors
+    if not params:
+        return
     if batch.spread:
         params, anchors = [local(p) for p in params], [local(a) for a in anchors]
         if not any(p.numel() for p in params):

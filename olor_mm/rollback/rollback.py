@@ -17,6 +17,7 @@ from .checks import check_anchor, check_gradients, check_levels, check_names
 from .discrepancy import relative_discrepancy
 from .rounding import LOW_PRECISION, Dither
 from .schedule import lr_ratio
+from .single_pass import SinglePass
 
 __all__ = ['Rollback']
 
@@ -53,7 +54,9 @@ class Rollback:
             where dtype and device fit: do not modify); a path is a checkpoint file to read it from, by ``names``. What
             a loaded optimizer state brings goes before all of these. Defaults to None.
         names: Parameter to name, for messages and for reading a file. Defaults to None.
-        form: 'foreach', or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
+        form: 'foreach'; 'single_pass' for the optimizer's step and the pull in one read and write of each parameter,
+            see :mod:`olor_mm.rollback.single_pass`; or 'single_tensor' for a plain loop over tensors. Defaults to
+            'foreach'.
 
     Raises:
         ValueError: If a level is not in [0, 1], a parameter is not the optimizer's, an anchor does not fit, or the
@@ -103,6 +106,8 @@ class Rollback:
         self._active: tuple[tuple[int, ...] | None, ...] = ()
         self._handles: list[Any] = []
         self._held: Any = None
+        self._single_pass: SinglePass | None = None
+        self._left: list[Batch] | None = None
         self._store: AnchorStore | None = None
         self._dither = Dither(optimizer)
         given = self._read_anchor(anchor)
@@ -113,6 +118,8 @@ class Rollback:
         _attached[optimizer] = weakref.ref(self)
         on_missing = 'current' if anchor == 'current' else 'error'
         self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing)
+        if form == 'single_pass':
+            self._single_pass = SinglePass(optimizer, sorted({p.device.type for p in self.levels}))
         self._held = hold_step(optimizer)
         self._handles = [
             # Traced with a compiled training step, they would be compiled anew at every change of the learning rate.
@@ -144,6 +151,11 @@ class Rollback:
         Steps that a GradScaler skipped do not count. With ``fused=True`` on a GPU reading it waits for the device.
         """
         return self._num_calls - (0 if self._num_skipped is None else int(self._num_skipped.to('cpu')))
+
+    @property
+    def form_in_use(self) -> str:
+        """``form``, or 'foreach' where the kernels of 'single_pass' cannot be used."""
+        return self.form if self._single_pass is None or self._single_pass.refusal is None else FORMS[0]
 
     def capture(self, again: bool = False) -> None:
         """Take theta_0 now and not at the first step; of parameters that can be trained and have none yet.
@@ -192,11 +204,37 @@ class Rollback:
         if self._batches is None:
             check_gradients(self.levels, self.names)
         self.capture()
+        if self._single_pass is not None:
+            self._left = self._step_and_pull(self._single_pass, closure)
+
+    def _step_and_pull(self, single_pass: SinglePass, closure: object) -> list[Batch] | None:
+        """In a single pass what can be; returns what is left to be pulled, None if that is all."""
+        # Of a step that ended in an error.
+        single_pass.restore()
+        if closure is not None:
+            single_pass.say('step() is given a closure')
+        elif not self._is_innermost():
+            single_pass.say('another step hook lies between it and the step, and would miss the gradients')
+        else:
+            return single_pass.step(self._plan(), [lr_ratio(group) for group in self.optimizer.param_groups])
+        return None
+
+    def _is_innermost(self) -> bool:
+        """Whether no hook runs between ours and the step, where gradients are hidden."""
+        before, after = (handle.id for handle in self._handles)
+        hooks = self.optimizer
+        return (
+            next(reversed(hooks._optimizer_step_pre_hooks)) == before
+            and next(iter(hooks._optimizer_step_post_hooks)) == after
+        )
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
         if self._store is None:
             return
+        left, self._left = self._left, None
+        if self._single_pass is not None:
+            self._single_pass.restore()
         self._store.commit()
         groups = self.optimizer.param_groups
         ratios = [lr_ratio(group) for group in groups]
@@ -206,14 +244,13 @@ class Rollback:
             if found_inf.item():
                 return
             found_inf = None
-        self.num_rolled_back = 0
         batches = self._plan()
+        self.num_rolled_back = sum(len(batch.params) for batch in batches)
         # Not by what has a gradient here: all ranks of a sharded model must count alike.
         if any(p.dtype in LOW_PRECISION for p in self.levels):
             self._dither.next_step()
-        for batch in batches:
+        for batch in batches if left is None else left:
             pull(batch, ratios, found_inf, self.form, self._dither)
-            self.num_rolled_back += len(batch.params)
         self._num_calls += 1
         if found_inf is not None:
             skipped = found_inf.reshape(())

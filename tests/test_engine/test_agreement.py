@@ -163,6 +163,7 @@ def differing(rank, world, folder):
     case('levels', power=2 if odd else 1)
     case('roots', roots=('backbone', 'head') if odd else ('backbone',))
     case('learning rate', lr=0.2 if odd else 0.1)
+    case('form', form='single_pass' if odd else 'foreach')
     case('off', nudge, max_level=0.0, min_level=0.0)
     return found
 
@@ -179,12 +180,14 @@ def test_every_difference_is_named_on_every_rank(tmp_path):
         'levels': 'the levels of 8 of 18 parameters (backbone.blocks.0.norm.weight, ',
         'roots': 'the theta_0 of 2 of 18 parameters (head.weight, head.bias) differ',
         'learning rate': 'the optimizer settings of 18 of 18 parameters (backbone.patch_embed.weight, ',
+        'form': 'the optimizer settings of 18 of 18 parameters (backbone.patch_embed.weight, ',
     }
     remedies = {
         'weights': 'load_from, or the checkpoint to resume from, is the same file on every machine',
         'anchor': 'the file of optim_wrapper.rollback.anchor',
         'levels': 'give every machine the same optim_wrapper.rollback',
         'learning rate': 'the same config of the optimizer',
+        'form': "with form='single_pass', see in its log whether each can compile the kernels",
     }
     for wanted in (names, remedies):
         for name, text in wanted.items():

@@ -20,6 +20,7 @@ ADAM = {'type': 'AdamW', 'lr': 0.01, 'weight_decay': 0.05}
 CASES = {
     'SGD': {},
     'Adam': {'optimizer': ADAM},
+    'Adam, the pull in the same pass': {'optimizer': ADAM, 'form': 'single_pass'},
     'plain SGD without state': {'optimizer': {'type': 'SGD', 'lr': 0.05}},
     'no schedule': {'param_scheduler': None},
     'accumulation': {'accumulate': 2},
@@ -30,7 +31,8 @@ CASES = {
 }
 
 
-def config_of(work_dir, accumulate=None, paramwise=None, rollback=ROLLBACK, **options):
+def config_of(work_dir, accumulate=None, paramwise=None, rollback=ROLLBACK, form='foreach', **options):
+    rollback = {**rollback, 'form': form} if rollback else None
     config = toy_config(work_dir, rollback=rollback, **options)
     if accumulate:
         config.optim_wrapper.accumulative_counts = accumulate

@@ -71,7 +71,7 @@ def test_the_list_is_not_empty():
     assert {'Adam', 'AdamW', 'SGD', 'LBFGS', 'Rprop', 'Adagrad', 'RAdam', 'NAdam', 'ASGD'} <= set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize('form', ['foreach', 'single_tensor'])
+@pytest.mark.parametrize('form', ['foreach', 'single_tensor', 'single_pass'])
 @pytest.mark.parametrize('kind', [torch.optim.SGD, torch.optim.AdamW])
 def test_complex_weights_are_pulled_back_as_others_are(kind, form):
     start = torch.randn(4, 3, dtype=torch.complex128)

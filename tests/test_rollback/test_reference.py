@@ -53,7 +53,7 @@ def gradient(t, j, shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(100 * t + j), dtype=torch.float64)
 
 
-@pytest.mark.parametrize('rollback_form', ['foreach', 'single_tensor'])
+@pytest.mark.parametrize('rollback_form', ['foreach', 'single_tensor', 'single_pass'])
 @pytest.mark.parametrize('schedule', SCHEDULES)
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('name', OPTIMIZERS)

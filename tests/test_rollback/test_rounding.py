@@ -171,7 +171,7 @@ def test_the_count_is_only_there_where_it_is_needed():
     assert COUNT_KEY not in optimizer.param_groups[0]
 
 
-@pytest.mark.parametrize('form', ['foreach', 'single_tensor'])
+@pytest.mark.parametrize('form', ['foreach', 'single_tensor', 'single_pass'])
 def test_no_learning_rate_no_change(form):
     param = torch.nn.Parameter(torch.randn(100, generator=rng()).bfloat16())
     optimizer = torch.optim.SGD([{'params': [param], 'lr': 0.0, 'initial_lr': 0.1}])

@@ -1,0 +1,124 @@
+// The optimizer's update and the pull towards theta_0 in one read and one write of each parameter, on the CPU.
+//
+// The order of operations and the places of fma are those of torch's own fused kernels, so that both paths agree.
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+
+// Small enough that the threads' shares differ by little, large enough that the five streams are read in long runs.
+constexpr int64_t kChunk = 16384;
+
+template <typename T>
+inline T multiply_add(T x, T y, T z) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return std::fma(x, y, z);
+#else
+  return x * y + z;
+#endif
+}
+
+struct Piece {
+  int64_t tensor, begin, end;
+};
+
+template <typename F>
+void each_piece(TensorList tensors, const F& work) {
+  std::vector<Piece> all;
+  for (int64_t t = 0; t < static_cast<int64_t>(tensors.size()); ++t) {
+    for (int64_t begin = 0; begin < tensors[t].numel(); begin += kChunk) {
+      all.push_back({t, begin, std::min(begin + kChunk, tensors[t].numel())});
+    }
+  }
+  at::parallel_for(0, static_cast<int64_t>(all.size()), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) work(all[i].tensor, all[i].begin, all[i].end);
+  });
+}
+
+// scalars: sign, l2, shrink, 1 - beta1, beta2, 1 - beta2, eps, step size, sqrt(1 - beta2^t), a
+template <typename T>
+void adam_piece(T* __restrict__ param, const T* __restrict__ grad, T* __restrict__ exp_avg, T* __restrict__ exp_avg_sq,
+                const T* __restrict__ anchor, const T* __restrict__ scalars, int64_t begin, int64_t end) {
+  const T sign = scalars[0], l2 = scalars[1], shrink = scalars[2], rest1 = scalars[3], beta2 = scalars[4];
+  const T rest2 = scalars[5], eps = scalars[6], size = scalars[7], root = scalars[8], a = scalars[9];
+  for (int64_t i = begin; i < end; ++i) {
+    const T p = param[i];
+    const T g = multiply_add(p, l2, sign * grad[i]);
+    const T m = multiply_add(rest1, g - exp_avg[i], exp_avg[i]);
+    const T v = multiply_add(rest2 * g, g, beta2 * exp_avg_sq[i]);
+    const T updated = p * shrink + (-size * m) / (std::sqrt(v) / root + eps);
+    param[i] = multiply_add(a, anchor[i] - updated, updated);
+    exp_avg[i] = m;
+    exp_avg_sq[i] = v;
+  }
+}
+
+// scalars: sign, l2, momentum, 1 - dampening, lr, a
+template <typename T, bool nesterov>
+void sgd_piece(T* __restrict__ param, const T* __restrict__ grad, T* __restrict__ buffer,
+               const T* __restrict__ anchor, const T* __restrict__ scalars, int64_t begin, int64_t end) {
+  const T sign = scalars[0], l2 = scalars[1], momentum = scalars[2], rest = scalars[3], lr = scalars[4], a = scalars[5];
+  for (int64_t i = begin; i < end; ++i) {
+    const T p = param[i];
+    const T g = multiply_add(p, l2, sign * grad[i]);
+    const T b = multiply_add(rest, g, momentum * buffer[i]);
+    const T updated = multiply_add(-lr, nesterov ? multiply_add(momentum, b, g) : b, p);
+    param[i] = multiply_add(a, anchor[i] - updated, updated);
+    buffer[i] = b;
+  }
+}
+
+void adam(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList anchors,
+          const Tensor& scalars) {
+  AT_DISPATCH_FLOATING_TYPES(params[0].scalar_type(), "olor_mm::adam", [&] {
+    const scalar_t* table = scalars.const_data_ptr<scalar_t>();
+    const int64_t width = scalars.size(1);
+    each_piece(params, [&](int64_t t, int64_t begin, int64_t end) {
+      adam_piece(params[t].data_ptr<scalar_t>(), grads[t].const_data_ptr<scalar_t>(), exp_avgs[t].data_ptr<scalar_t>(),
+                 exp_avg_sqs[t].data_ptr<scalar_t>(), anchors[t].const_data_ptr<scalar_t>(), table + t * width, begin,
+                 end);
+    });
+  });
+}
+
+template <bool nesterov>
+void sgd_all(TensorList params, TensorList grads, TensorList buffers, TensorList anchors, const Tensor& scalars) {
+  AT_DISPATCH_FLOATING_TYPES(params[0].scalar_type(), "olor_mm::sgd", [&] {
+    const scalar_t* table = scalars.const_data_ptr<scalar_t>();
+    const int64_t width = scalars.size(1);
+    each_piece(params, [&](int64_t t, int64_t begin, int64_t end) {
+      sgd_piece<scalar_t, nesterov>(params[t].data_ptr<scalar_t>(), grads[t].const_data_ptr<scalar_t>(),
+                                    buffers[t].data_ptr<scalar_t>(), anchors[t].const_data_ptr<scalar_t>(),
+                                    table + t * width, begin, end);
+    });
+  });
+}
+
+void sgd(TensorList params, TensorList grads, TensorList buffers, TensorList anchors, const Tensor& scalars,
+         bool nesterov) {
+  nesterov ? sgd_all<true>(params, grads, buffers, anchors, scalars)
+           : sgd_all<false>(params, grads, buffers, anchors, scalars);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(olor_mm, library) {
+  library.def(
+      "adam(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor[] anchors, "
+      "Tensor scalars) -> ()",
+      &adam);
+  library.def(
+      "sgd(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] buffers, Tensor[] anchors, Tensor scalars, "
+      "bool nesterov) -> ()",
+      &sgd);
+}
