@@ -253,8 +253,9 @@ class Rollback:
             pull(batch, ratios, found_inf, self.form, self._dither)
         self._num_calls += 1
         if found_inf is not None:
-            skipped = found_inf.reshape(())
-            self._num_skipped = skipped.clone() if self._num_skipped is None else self._num_skipped + skipped
+            if self._num_skipped is None:
+                self._num_skipped = torch.zeros_like(found_inf)
+            self._num_skipped += found_inf
 
     def _plan(self) -> list[Batch]:
         """The tensors with a gradient in this step, by device and dtype; built anew only when they change."""

@@ -20,6 +20,7 @@ class Recorder(TorchDispatchMode):
 
 
 def operators(number, dtypes, groups, levels):
+    """Those of the pull after the third step."""
     params = [torch.zeros(3, dtype=dtypes[j % len(dtypes)], requires_grad=True) for j in range(number)]
     split = [{'params': params[g::groups], 'lr': 0.1 / (g + 1)} for g in range(groups)]
     optimizer = torch.optim.SGD(split)
@@ -93,3 +94,23 @@ def test_a_memory_format_that_changes_between_steps():
         if step == 0:
             param.data = param.detach().to(memory_format=torch.channels_last)
     assert param.stride() != plain.stride()
+
+
+@pytest.mark.parametrize('cls', [torch.optim.AdamW, torch.optim.SGD])
+def test_in_a_single_pass_their_number_does_not_grow(cls):
+    counts = []
+    for number in (4, 40, 400):
+        params = [torch.zeros(3, requires_grad=True) for _ in range(number)]
+        optimizer = cls(params, lr=0.1, **({'momentum': 0.9} if cls is torch.optim.SGD else {}))
+        rollback = Rollback(optimizer, {p: 0.4 * (j + 1) / number for j, p in enumerate(params)}, form='single_pass')
+        if rollback.form_in_use != 'single_pass':
+            pytest.skip('the kernels cannot be compiled here')
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        with Recorder() as recorder:
+            optimizer.step()
+        counts.append(len(recorder.names))
+        assert rollback.num_rolled_back == number
+        assert '_fused_sgd_' not in recorder.names
+    assert counts[0] == counts[1] == counts[2]

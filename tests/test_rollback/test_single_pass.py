@@ -259,6 +259,15 @@ def test_an_error_in_the_step_loses_no_gradient():
     assert run.rollback.num_steps == 3
 
 
+def test_a_graph_of_before_the_step_is_stale_after_it():
+    run = Run('AdamW', 'single_pass')
+    run.step(2)
+    loss = run.params[0].square().sum()
+    run.optimizer.step()
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+
+
 def test_gradients_that_lie_otherwise_in_memory_are_left_to_the_optimizer(caplog):
     plain, single = Run('AdamW', 'foreach'), Run('AdamW', 'single_pass')
     for run in (plain, single):

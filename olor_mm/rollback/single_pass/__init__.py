@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim import SGD, Optimizer
 
 from .._batches import Batch
@@ -165,11 +166,18 @@ class SinglePass:
             kernels.sgd(*lists, sgd_scalars(self._optimizer, groups, strengths, device).to(dtype), nesterov, **skip)
         else:
             steps = [state['step'] for state in states]
-            count = torch.stack(steps).to(device, torch.float64, non_blocking=True) + 1
+            count = torch.stack(steps)
+            if count.device != device:
+                # Else the host would wait for the copy.
+                count = count.pin_memory()
+            count = count.to(device, torch.float64, non_blocking=True) + 1
             kernels.adam(*lists, adam_scalars(self._optimizer, groups, strengths, count).to(dtype), **skip)
             torch._foreach_add_(steps, 1)
             if found_inf is not None:
                 torch._foreach_sub_(steps, [found_inf.reshape(())] * len(steps))
+        for param in params:
+            # So that autograd sees that a graph of before this step is stale.
+            increment_version(param)
         self._hidden += zip(params, grads, strict=True)
 
 
