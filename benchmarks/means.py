@@ -62,7 +62,7 @@ def single_pass(device: str) -> Callable[..., None]:
     return lambda *tensors: module.adam(*([tensor] for tensor in tensors), scalars)
 
 
-def variants(size: int, block: int, device: str) -> dict[str, Callable[[], object]]:
+def variants(size: int, block: int, device: str, compiling: bool) -> dict[str, Callable[[], object]]:
     p, g, anchor, m, v = (torch.randn(size, device=device) for _ in range(5))
     v.abs_()
     # Every call is a first step: bias correction is the same for all.
@@ -78,30 +78,36 @@ def variants(size: int, block: int, device: str) -> dict[str, Callable[[], objec
             fused_step(*parts[:4], step)
             pull(parts[0], parts[4])
 
-    compiled = torch.compile(functional, fullgraph=True)
     kernel = single_pass(device)
     source, target = (torch.zeros(4 * size, device=device) for _ in range(2))
-    return {
+    found = {
         BASE: lambda: fused_step(p, g, m, v, step),
         'the step, then the pull': after,
         f'by turns, on blocks of {block:,}': by_blocks,
-        'torch.compile of both': lambda: compiled(*tensors),
         "the kernel of form='single_pass'": lambda: kernel(*tensors),
         'a copy of 32 bytes a parameter': lambda: target.copy_(source),
     }
+    if compiling:
+        compiled = torch.compile(functional, fullgraph=True)
+        found['torch.compile of both'] = lambda: compiled(*tensors)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--rounds', type=int, default=31)
-    parser.add_argument('--small', action='store_true', help='a small tensor: shows that the benchmark works')
+    parser.add_argument(
+        '--small',
+        action='store_true',
+        help='a small tensor, and not torch.compile, which takes minutes: shows that the benchmark works',
+    )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
     size, block = (1 << 16, 1 << 14) if args.small else (1 << 25, 1 << 16)
     about = machine(args.device)
     about['job'] = f'AdamW on one tensor of {size:,} numbers, {args.rounds} rounds'
-    times = interleaved(variants(size, block, args.device), args.device, args.rounds)
+    times = interleaved(variants(size, block, args.device, compiling=not args.small), args.device, args.rounds)
     rows = [
         [name, f'{statistics.median(values) * 1e3:.2f}', f'{spread(values):.0%}', f'{ratio(values, times[BASE]):.2f}']
         for name, values in times.items()
