@@ -2,6 +2,7 @@
 
 from ._files import BrokenCheckpointError, UnsafeCheckpointError
 from .anchor import ANCHOR_KEY, INITIAL_LR_KEY, AnchorFile, MissingAnchorError, anchors_from_file
+from .keeping import AnchorFileError, Keep
 from .penalty import layerwise_levels, layerwise_penalty
 from .rollback import Rollback
 
@@ -9,7 +10,9 @@ __all__ = [
     'ANCHOR_KEY',
     'INITIAL_LR_KEY',
     'AnchorFile',
+    'AnchorFileError',
     'BrokenCheckpointError',
+    'Keep',
     'MissingAnchorError',
     'Rollback',
     'UnsafeCheckpointError',

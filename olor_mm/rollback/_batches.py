@@ -1,14 +1,16 @@
 """One step's pull: which tensors go through a kernel together, and through which."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import kernels
+from ._lossless import is_dense
 from ._shards import is_spread, local, shard_index, way_of
 from .anchor import Anchors
+from .keeping import Keeper
 from .rounding import LOW_PRECISION, Dither, stochastic
 
 __all__ = ['FORMS', 'Batch', 'batches_of', 'pull']
@@ -20,13 +22,15 @@ class Batch:
     """Tensors of one device and dtype: what one call of a kernel takes.
 
     ``dense`` says that each parameter and its anchor fill their memory in the same order, without gaps; ``spread`` that
-    they are DTensors; ``shard`` is the number of the part of them that is here.
+    they are DTensors; ``shard`` is the number of the part of them that is here. ``keeper`` is what keeps the anchors,
+    where those are not what a kernel reads; ``ready`` gives that.
     """
 
-    def __init__(self, dense: bool, spread: bool, shard: int) -> None:
+    def __init__(self, dense: bool, spread: bool, shard: int, keeper: Keeper | None = None) -> None:
         self.dense = dense
         self.spread = spread
         self.shard = shard
+        self.keeper = keeper
         self.params: list[Tensor] = []
         self.anchors: list[Tensor] = []
         self.levels: list[float] = []
@@ -34,11 +38,23 @@ class Batch:
 
     def only(self, indices: Sequence[int]) -> 'Batch':
         """These tensors of it."""
-        part = Batch(self.dense, self.spread, self.shard)
+        part = Batch(self.dense, self.spread, self.shard, self.keeper)
         for name in ('params', 'anchors', 'levels', 'groups'):
             mine = getattr(self, name)
             setattr(part, name, [mine[j] for j in indices])
         return part
+
+    def ready(self) -> Iterator['Batch']:
+        """The batch in parts whose anchors kernels can read, each of them only until the next one is asked for."""
+        if self.keeper is None or self.keeper.stage is None:
+            yield self
+            return
+        self.keeper.check()
+        for which, anchors in self.keeper.stage.buckets(self.params, self.anchors):
+            part = Batch(self.dense, self.spread, self.shard)
+            part.params, part.anchors = self.params[which], anchors
+            part.levels, part.groups = self.levels[which], self.groups[which]
+            yield part
 
 
 def batches_of(
@@ -46,6 +62,7 @@ def batches_of(
     levels: Mapping[Tensor, float],
     store: Anchors,
     shards: Mapping[Tensor, int],
+    keeper: Keeper | None = None,
 ) -> list[Batch]:
     """The tensors with a gradient, by device and dtype.
 
@@ -54,28 +71,25 @@ def batches_of(
         levels: Parameter to lambda, above 0.
         store: What keeps theta_0.
         shards: Parameter to the number of its shard here, where torch does not tell.
+        keeper: What keeps theta_0, where kernels cannot read it as it is. Defaults to None.
     """
+    keeper = None if keeper is None or keeper.is_plain else keeper
     batches: dict[Hashable, Batch] = {}
     for g, group in enumerate(groups):
         for param in group['params']:
             if param not in levels or param.grad is None or param not in store:
                 continue
             anchor, here = store[param], local(param)
-            dense = _is_dense(here) and here.stride() == local(anchor).stride()
+            dense = is_dense(here) and (keeper is not None or here.stride() == local(anchor).stride())
             spread, shard = is_spread(param), shards.get(param, 0) + shard_index(param)
             # A batch has its own random numbers. What other ranks hold too must not be among what they do not.
             key = (here.device, here.dtype, dense, spread, way_of(param), shard)
-            batch = batches.setdefault(key, Batch(dense, spread, shard))
+            batch = batches.setdefault(key, Batch(dense, spread, shard, keeper))
             batch.params.append(param)
             batch.anchors.append(anchor)
             batch.levels.append(levels[param])
             batch.groups.append(g)
     return list(batches.values())
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill a stretch of memory without gaps, in whatever order of dimensions."""
-    return sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1 == tensor.numel()
 
 
 def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None, form: str, dither: Dither) -> None:
@@ -88,19 +102,32 @@ def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | Non
         form: One of ``FORMS``.
         dither: Random numbers for what is rounded.
     """
-    params, anchors = batch.params, batch.anchors
-    if not params:
+    if not batch.params:
         return
+    low = batch.params[0].dtype in LOW_PRECISION
+    # One for all parts: in how many a batch comes must not change what is drawn.
+    generator = dither.generator(batch.params[0].device, batch.shard) if low else None
+    for part in batch.ready():
+        _pull(part, ratios, found_inf, form, generator)
+
+
+def _pull(
+    batch: Batch,
+    ratios: Sequence[float | Tensor],
+    found_inf: Tensor | None,
+    form: str,
+    generator: torch.Generator | None,
+) -> None:
+    params, anchors = batch.params, batch.anchors
     if batch.spread:
         params, anchors = [local(p) for p in params], [local(a) for a in anchors]
         if not any(p.numel() for p in params):
             return
     rates = [ratios[g] for g in batch.groups]
-    low = params[0].dtype in LOW_PRECISION
-    if any(isinstance(rate, Tensor) for rate in rates) or (low and found_inf is not None):
+    if any(isinstance(rate, Tensor) for rate in rates) or (generator is not None and found_inf is not None):
         scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
         strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
-        _one_by_one(params, anchors, strengths, batch.shard, dither)
+        _one_by_one(params, anchors, strengths, generator)
         return
     weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
     # A pull of strength 0 must not even turn -0.0 into 0.0.
@@ -112,8 +139,8 @@ def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | Non
     if found_inf is not None:
         found_inf = found_inf.to(params[0].device, non_blocking=True)
         kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
-    elif low or form == 'single_tensor':
-        _one_by_one(params, anchors, weights, batch.shard, dither)
+    elif generator is not None or form == 'single_tensor':
+        _one_by_one(params, anchors, weights, generator)
     elif params[0].device.type == 'cpu':
         kernels.fused(params, anchors, weights, dense=batch.dense)
     else:
@@ -121,9 +148,12 @@ def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | Non
 
 
 def _one_by_one(
-    params: list[Tensor], anchors: list[Tensor], weights: Sequence[float | Tensor], shard: int, dither: Dither
+    params: list[Tensor],
+    anchors: list[Tensor],
+    weights: Sequence[float | Tensor],
+    generator: torch.Generator | None,
 ) -> None:
-    if params[0].dtype in LOW_PRECISION:
-        stochastic(params, anchors, weights, dither.generator(params[0].device, shard))
+    if generator is not None:
+        stochastic(params, anchors, weights, generator)
     else:
         kernels.single_tensor(params, anchors, weights)

@@ -36,6 +36,7 @@ def read_torch(
     map_location: Any = 'cpu',
     names: Mapping[str, Any] | None = None,
     buildable: Collection[type] = (),
+    mapped: bool = False,
 ) -> Any:
     """Read a file of ``torch.save`` with ``weights_only``, or, where torch's cannot be told more, with our own.
 
@@ -46,6 +47,8 @@ def read_torch(
         names: Full names that the file may use besides those of tensors, and what stands for each; called as the file
             says, so nothing that can do harm. Defaults to None.
         buildable: Types whose instances may be given a state by ``__setstate__``. Defaults to none.
+        mapped: Whether tensors are maps of the file, copied where they are written to, and no copies of their own: not
+            for formats before torch 1.6. Defaults to False.
 
     Raises:
         UnsafeCheckpointError: If the file holds anything else.
@@ -61,7 +64,7 @@ def read_torch(
         )
     _refuse_torchscript(file, name)
     try:
-        return _load(file, name, map_location, names or {}, buildable)
+        return _load(file, name, map_location, names or {}, buildable, mapped)
     except UnsafeCheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -82,14 +85,19 @@ def read_torch(
 
 
 def _load(
-    file: str | io.BytesIO, name: str, map_location: Any, names: Mapping[str, Any], buildable: Collection[type]
+    file: str | io.BytesIO,
+    name: str,
+    map_location: Any,
+    names: Mapping[str, Any],
+    buildable: Collection[type],
+    mapped: bool,
 ) -> Any:
     """What torch's ``weights_only`` reads, or our reader where that takes no list of names."""
     if weights_only_takes_names():
         # Types go in under names that no file can write: to be given a state, not to be created at will.
         extra = [(value, key) for key, value in names.items()]
         with torch.serialization.safe_globals([*extra, *((kind, kind.__name__) for kind in buildable)]):
-            return torch.load(file, map_location=map_location, weights_only=True)
+            return torch.load(file, map_location=map_location, weights_only=True, mmap=mapped)
     # As torch tells them apart, by the start: zipfile looks at the end, where a tar may carry one.
     if _head(file, len(ZIP)) != ZIP and tarfile.is_tarfile(file):
         raise UnsafeCheckpointError(_unsafe(name, _TAR))
@@ -97,7 +105,7 @@ def _load(
     if isinstance(file, io.BytesIO):
         file.seek(0)
     module = restricted_pickle(names, buildable)
-    return torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
+    return torch.load(file, map_location=map_location, pickle_module=module, weights_only=False, mmap=mapped)
 
 
 def _may_be_pickle(file: str | io.BytesIO) -> bool:

@@ -1,7 +1,8 @@
 """theta_0: when it is taken, where it lives, in which dtype, how it is saved and restored.
 
-It lives in ``optimizer.state[p][ANCHOR_KEY]``, in the parameter's dtype and on its device, so that saving, loading,
-moving between devices and the gathering of sharded states are the optimizer's own. It gets there only after the base
+It lives in ``optimizer.state[p][ANCHOR_KEY]``, in the parameter's dtype and on its device unless a
+:class:`~olor_mm.rollback.keeping.Keep` says otherwise, so that saving, loading, moving between devices and the
+gathering of sharded states are the optimizer's own. It gets there only after the base
 optimizer's first step on p: Adam and others initialise p when they find its state empty, and an early key would keep
 them from it. Until then it waits in this object.
 """
@@ -11,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ._files import BrokenCheckpointError, read_safetensors, read_torch
-from ._shards import local, spread_like
+from ._references import REFERENCE_KEY, decoded
+from ._shards import local
+from ._state_hooks import ANCHOR_KEY, StateHooks
 from .checks import check_saved, check_theta_0
+from .keeping import Keep, Keeper
 
 __all__ = [
     'ANCHOR_KEY',
@@ -27,9 +30,9 @@ __all__ = [
     'Anchors',
     'MissingAnchorError',
     'anchors_from_file',
+    'has_anchor',
 ]
 
-ANCHOR_KEY = 'rollback_anchor'
 INITIAL_LR_KEY = 'rollback_initial_lr'
 
 ON_MISSING = ('error', 'current')
@@ -118,12 +121,9 @@ def anchors_from_file(file: str | Path, named_parameters: Iterable[tuple[str, Te
     return anchors_from_state_dict(state, named_parameters, prefix)
 
 
-def _fit(value: Tensor, param: Tensor) -> Tensor:
-    """``value`` in the parameter's dtype, device and memory layout, which the kernels rely on."""
-    value = spread_like(value, param).detach().to(device=param.device, dtype=param.dtype)
-    if value.stride() != param.stride():
-        value = torch.empty_like(param, memory_format=torch.preserve_format).copy_(value)
-    return value
+def has_anchor(state: Mapping[str, Any] | None) -> bool:
+    """Whether the state that an optimizer has of a parameter holds theta_0, or says where it is."""
+    return state is not None and (ANCHOR_KEY in state or REFERENCE_KEY in state)
 
 
 def _has_stepped(state: Mapping[str, Any] | None) -> bool:
@@ -158,6 +158,7 @@ class AnchorStore:
         on_missing: What to do for a parameter that has been trained already (its optimizer state says so, or the
             optimizer's state was loaded from a run without rollback) and that has no theta_0: 'error', or 'current' to
             take its present value.
+        keep: How to keep it. Defaults to None, which is as the parameter is.
     """
 
     def __init__(
@@ -167,24 +168,33 @@ class AnchorStore:
         given: Mapping[Tensor, Tensor],
         names: Mapping[Tensor, str],
         on_missing: str = 'error',
+        keep: Keep | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.given = dict(given)
         self.names = names
+        self.keeper = Keeper(Keep() if keep is None else keep, names, self.get)
         self.on_missing = on_missing
         self._params = list(params)
         self._known: dict[Tensor, Tensor] = {}
         self._pending: dict[Tensor, Tensor] = {}
         self._wanted: list[Tensor] = list(self._params)
         self._state = optimizer.state
+        self._hooks = StateHooks(optimizer, self.keeper)
         for group in optimizer.param_groups:
             group.setdefault(INITIAL_LR_KEY, 0.0)
 
     def __getitem__(self, param: Tensor) -> Tensor:
+        self.keeper.check()
         return self._known[param] if param in self._known else self._pending[param]
 
     def __contains__(self, param: Tensor) -> bool:
         return param in self._known or param in self._pending
+
+    def get(self, param: Tensor) -> Tensor | None:
+        """theta_0 of ``param`` as it is kept; None where it is not."""
+        self.keeper.check()
+        return self._known.get(param, self._pending.get(param))
 
     def take(self, again: bool = False) -> bool:
         """Make sure that every parameter that can be trained now has its theta_0; before a step of the optimizer.
@@ -210,53 +220,84 @@ class AnchorStore:
             self._wanted = list(self._params)
         if not self._wanted:
             return False
+        if loaded or not (self._known or self._pending):
+            self.keeper.forget()
         before = len(self._known) + len(self._pending)
-        missing, wanted = [], []
         foreign = loaded and not all(INITIAL_LR_KEY in group for group in self.optimizer.param_groups)
-        trusted = not foreign and not self._stateless()
-        for param in self._wanted:
-            state = self._state.get(param)
-            if state and ANCHOR_KEY in state:
-                if param not in self._known:
-                    check_saved(
-                        state[ANCHOR_KEY], param, self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
-                    )
-                self._known[param] = state[ANCHOR_KEY] = _fit(state[ANCHOR_KEY], param)
-                self._pending.pop(param, None)
-                self.given.pop(param, None)
-            elif not param.requires_grad:
-                wanted.append(param)
-            elif param not in self._pending or loaded:
-                # A shard without elements has no history that could be lost.
-                known_start = not param.numel() or (not _has_stepped(state) and (not loaded or trusted))
-                if not self._take_one(param, known_start):
-                    missing.append(param)
+        self._resolve()
+        self._take_from_state()
+        missing, wanted = self._take_others(loaded, trusted=not foreign and not self._stateless())
         self._raise_missing(missing)
         for group in self.optimizer.param_groups:
             group.setdefault(INITIAL_LR_KEY, 0.0)
         self._wanted = wanted
         return loaded or len(self._known) + len(self._pending) != before
 
+    def _take_from_state(self) -> None:
+        """What the optimizer's state holds."""
+        found: dict[Tensor, Tensor] = {}
+        for param in self._wanted:
+            state = self._state.get(param)
+            if not state or ANCHOR_KEY not in state:
+                continue
+            if param not in self._known:
+                check_saved(state[ANCHOR_KEY], param, self._name(param))
+            if param not in self._known or self.keeper.is_plain:
+                found[param] = state[ANCHOR_KEY]
+        for param, value in self.keeper.keep(found).items():
+            self._known[param] = self._state[param][ANCHOR_KEY] = value
+            self._pending.pop(param, None)
+            self.given.pop(param, None)
+
+    def _take_others(self, loaded: bool, trusted: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """What was given, or is what the parameters are now; returns those without theta_0, and those not trained."""
+        missing, wanted = [], []
+        taken: dict[Tensor, Tensor] = {}
+        for param in self._wanted:
+            if param in self._known:
+                continue
+            if not param.requires_grad:
+                wanted.append(param)
+            elif param not in self._pending or loaded:
+                state = self._state.get(param)
+                # A shard without elements has no history that could be lost.
+                known_start = not param.numel() or (not _has_stepped(state) and (not loaded or trusted))
+                value = self._value(param, known_start)
+                if value is None:
+                    missing.append(param)
+                else:
+                    taken[param] = value
+        self._pending.update(self.keeper.keep(taken))
+        for param in taken:
+            self.given.pop(param, None)
+        return missing, wanted
+
+    def _resolve(self) -> None:
+        """Put theta_0 in the place of what says where it is, in a state that was loaded."""
+        named = {
+            p: decoded(self._state[p][REFERENCE_KEY]) for p in self._params if REFERENCE_KEY in self._state.get(p, ())
+        }
+        for param, value in (self.keeper.origins.resolve(named) if named else {}).items():
+            self._state[param][ANCHOR_KEY] = value
+            del self._state[param][REFERENCE_KEY]
+
     def _stateless(self) -> bool:
         """Whether the loaded states hold theta_0 and nothing else: then an empty one is no proof of an unused one."""
         kept = [state for state in self._state.values() if ANCHOR_KEY in state]
         return bool(kept) and all(len(state) == 1 for state in kept)
 
-    def _take_one(self, param: Tensor, never_stepped: bool) -> bool:
-        name = self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
+    def _name(self, param: Tensor) -> str:
+        return self.names.get(param, f'a tensor of shape {tuple(param.shape)}')
+
+    def _value(self, param: Tensor, never_stepped: bool) -> Tensor | None:
+        """theta_0 from where it is known, or the parameter's own memory; None where that is not theta_0 any more."""
         if param in self.given:
-            value = self.given[param]
-            check_theta_0(value, param, name)
-            self.given.pop(param)
-            if local(value).data_ptr() == local(param).data_ptr():
-                value = value.clone()
-            self._pending[param] = _fit(value, param)
-        elif never_stepped or self.on_missing == 'current':
-            check_theta_0(param, param, name)
-            self._pending[param] = param.detach().clone(memory_format=torch.preserve_format)
-        else:
-            return False
-        return True
+            check_theta_0(self.given[param], param, self._name(param))
+            return self.given[param]
+        if never_stepped or self.on_missing == 'current':
+            check_theta_0(param, param, self._name(param))
+            return param
+        return None
 
     def _raise_missing(self, missing: list[Tensor]) -> None:
         if not missing:
@@ -280,8 +321,11 @@ class AnchorStore:
         """Forget every theta_0, here and in the optimizer."""
         for state in self.optimizer.state.values():
             state.pop(ANCHOR_KEY, None)
+            state.pop(REFERENCE_KEY, None)
         for group in self.optimizer.param_groups:
             group.pop(INITIAL_LR_KEY, None)
         self._known.clear()
         self._pending.clear()
         self._wanted = []
+        self._hooks.remove()
+        self.keeper.close()

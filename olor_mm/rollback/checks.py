@@ -10,10 +10,20 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ._shards import local
+from ._shards import is_spread, local
+from .keeping import Keep
 from .penalty import check_level
 
-__all__ = ['check_anchor', 'check_gradients', 'check_levels', 'check_names', 'check_saved', 'check_theta_0', 'name_of']
+__all__ = [
+    'check_anchor',
+    'check_gradients',
+    'check_keep',
+    'check_levels',
+    'check_names',
+    'check_saved',
+    'check_theta_0',
+    'name_of',
+]
 
 
 def name_of(param: Tensor, names: Mapping[Tensor, str]) -> str:
@@ -109,6 +119,29 @@ def check_anchor(anchor: Any, owned: Iterable[Tensor], names: Mapping[Tensor, st
             )
         _check_kind('anchor: ', value, param, name)
     return anchor
+
+
+def check_keep(keep: Any, params: Iterable[Tensor], sharing: bool) -> Keep:
+    """How theta_0 is to be kept, if that can be done with these parameters.
+
+    Args:
+        keep: What was given.
+        params: What is pulled back.
+        sharing: Whether ranks share the parameters out among them.
+
+    Raises:
+        ValueError: If it is no :class:`Keep`, or one that sharded parameters cannot have.
+    """
+    if keep is None:
+        return Keep()
+    if not isinstance(keep, Keep):
+        raise ValueError(f"keep={_shown(keep)} must be a Keep, such as Keep(dtype='lossless'), or None")
+    if keep.told and (sharing or any(map(is_spread, params))):
+        raise ValueError(
+            f'{keep.told} is not for sharded parameters: each rank would decide for itself how its part of theta_0 is '
+            'kept; leave it away there, for a rank keeps its share alone'
+        )
+    return keep
 
 
 def check_theta_0(value: Tensor, param: Tensor, name: str) -> None:

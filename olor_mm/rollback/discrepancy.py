@@ -48,7 +48,7 @@ def relative_discrepancy(
 def _squares(param: Tensor, anchor: Tensor) -> Tensor:
     """(||theta - theta_0||^2, ||theta_0||^2, 1), in float32 at least."""
     dtype = torch.promote_types(param.dtype, torch.float32)
-    anchor = anchor.to(dtype)
+    anchor = anchor.to(param.device, non_blocking=True).to(dtype)
     both = torch.stack([torch.linalg.vector_norm(param.to(dtype) - anchor), torch.linalg.vector_norm(anchor)])
     both = both.square() if _is_mps(both.device) else both.double().square()
     return torch.cat([both, torch.ones_like(both[:1])])

@@ -11,10 +11,12 @@ from torch.optim import Optimizer
 
 from ._batches import FORMS, Batch, batches_of, pull
 from ._shards import unwrap_zero
+from ._staging import like
 from ._step_hooks import hold_step, release_step
 from .anchor import ON_MISSING, Anchors, AnchorStore, anchors_from_file
-from .checks import check_anchor, check_gradients, check_levels, check_names
+from .checks import check_anchor, check_gradients, check_keep, check_levels, check_names
 from .discrepancy import relative_discrepancy
+from .keeping import Keep, Keeper
 from .rounding import LOW_PRECISION, Dither
 from .schedule import lr_ratio
 from .single_pass import SinglePass
@@ -57,10 +59,11 @@ class Rollback:
         form: 'foreach'; 'single_pass' for the optimizer's step and the pull in one read and write of each parameter,
             see :mod:`olor_mm.rollback.single_pass`; or 'single_tensor' for a plain loop over tensors. Defaults to
             'foreach'.
+        keep: How theta_0 is kept, in memory and in checkpoints. Defaults to None, which is as the parameters are.
 
     Raises:
-        ValueError: If a level is not in [0, 1], a parameter is not the optimizer's, an anchor does not fit, or the
-            optimizer has a Rollback already.
+        ValueError: If a level is not in [0, 1], a parameter is not the optimizer's, an anchor does not fit, the
+            optimizer has a Rollback already, or ``keep`` is given and parameters are sharded.
         MissingAnchorError: At the first step, if parameters have been trained already and have no theta_0.
 
     Example:
@@ -81,6 +84,7 @@ class Rollback:
         anchor: Mapping[Tensor, Tensor] | str | Path | None = None,
         names: Mapping[Tensor, str] | None = None,
         form: str = 'foreach',
+        keep: Keep | None = None,
     ) -> None:
         if form not in FORMS:
             raise ValueError(f'form={form!r} is not known: choose one of {", ".join(FORMS)}')
@@ -96,6 +100,7 @@ class Rollback:
             optimizer = self.optimizer
             here = {p for group in optimizer.param_groups for p in group['params']}
             self.levels = {p: level for p, level in self.levels.items() if p in here}
+        keep = check_keep(keep, [*self.given_levels], sharing=self.optimizer is not self.given_optimizer)
         self._num_calls = 0
         self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
@@ -117,7 +122,8 @@ class Rollback:
             raise ValueError('this optimizer has a Rollback already: detach() that first, or give all levels to one')
         _attached[optimizer] = weakref.ref(self)
         on_missing = 'current' if anchor == 'current' else 'error'
-        self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing)
+        self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing, keep)
+        self._store.keeper.origins.files += [str(anchor)] if given and isinstance(anchor, (str, Path)) else []
         if form == 'single_pass':
             self._single_pass = SinglePass(optimizer, sorted({p.device.type for p in self.levels}))
         self._held = hold_step(optimizer)
@@ -178,9 +184,18 @@ class Rollback:
         if self._store is not None:
             self._store.given.update(self._read_anchor(anchors))
 
+    @property
+    def keeper(self) -> Keeper | None:
+        """What keeps theta_0; None where nothing is pulled back here."""
+        return None if self._store is None else self._store.keeper
+
     def anchor(self, param: Tensor) -> Tensor | None:
-        """theta_0 of ``param``, the tensor itself: do not modify it. None if it is not (yet) kept."""
-        return self._store[param] if self._store is not None and param in self._store else None
+        """theta_0 of ``param``, the tensor itself: do not modify it. None if it is not (yet) kept.
+
+        Where it is kept in another dtype or elsewhere it is a copy as the parameter is.
+        """
+        kept = None if self._store is None else self._store.get(param)
+        return kept if self._store is None or self._store.keeper.is_plain or kept is None else like(kept, param)
 
     def detach(self) -> None:
         """Undo everything: the optimizer is as if there had been no Rollback, theta_0 is freed."""
@@ -236,6 +251,10 @@ class Rollback:
         if self._single_pass is not None:
             self._single_pass.restore()
         self._store.commit()
+        self._pull(left)
+        self._store.keeper.after_step()
+
+    def _pull(self, left: list[Batch] | None) -> None:
         groups = self.optimizer.param_groups
         ratios = [lr_ratio(group) for group in groups]
         found_inf = getattr(self.optimizer, 'found_inf', None)
@@ -265,7 +284,8 @@ class Rollback:
             return self._batches
         check_gradients(self.levels, self.names)
         store: Anchors = {} if self._store is None else self._store
-        batches = batches_of(self.optimizer.param_groups, self.levels, store, self.shards)
+        keeper = None if self._store is None else self._store.keeper
+        batches = batches_of(self.optimizer.param_groups, self.levels, store, self.shards, keeper)
         self._active = active
         self._batches = batches
         return batches

@@ -76,7 +76,10 @@ class SinglePass:
         for batch in batches:
             taken = self._pulls(batch, ratios, reasons)
             for nesterov, part in self._by_nesterov(batch, taken).items():
-                self._take(batch, part, found_inf, nesterov)
+                chosen, strengths = batch.only([j for j, _ in part]), [a for _, a in part]
+                for ready in chosen.ready():
+                    self._take(ready, strengths[: len(ready.params)], found_inf, nesterov)
+                    strengths = strengths[len(ready.params) :]
             done = {j for j, _ in taken}
             left.append(batch.only([j for j in range(len(batch.params)) if j not in done]) if done else batch)
         for param, _ in self._hidden:
@@ -146,15 +149,15 @@ class SinglePass:
             return 'gradients lie otherwise in memory than their parameters'
         return None
 
-    def _take(self, batch: Batch, pulls: list[_Pull], found_inf: Tensor | None, nesterov: bool) -> None:
-        """Call the kernel, and count the step."""
-        params = [batch.params[j] for j, _ in pulls]
+    def _take(self, batch: Batch, strengths: list[float], found_inf: Tensor | None, nesterov: bool) -> None:
+        """Call the kernel for a batch, with the a of each tensor, and count the step."""
+        params = batch.params
         grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
         states = [self._optimizer.state[p] for p in params]
         lists = [params, grads, *([state[key] for state in states] for key in self._keys)]
-        lists.append([batch.anchors[j] for j, _ in pulls])
+        lists.append(batch.anchors)
         device, dtype = params[0].device, params[0].dtype
-        groups, strengths = [batch.groups[j] for j, _ in pulls], [a for _, a in pulls]
+        groups = batch.groups
         kernels = self._kernels(device.type)
         skip = {}
         if found_inf is not None:
