@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,25 +33,43 @@ def machine(device: str) -> dict[str, str]:
     }
 
 
-def timed(run: Callable[[], Any], device: str) -> float:
-    """Seconds of one call, the device's work included."""
+def timed(run: Callable[[], Any], device: str, repeat: int = 1) -> float:
+    """Seconds of one call, the device's work included: the mean of ``repeat`` calls."""
     if device == 'cuda':
         torch.cuda.synchronize()
     start = time.perf_counter()
-    run()
+    for _ in range(repeat):
+        run()
     if device == 'cuda':
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeat
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], Any]], device: str, rounds: int, warm_up: int = 2
+    runs: Mapping[str, Callable[[], Any]],
+    device: str,
+    rounds: int,
+    warm_up: int = 2,
+    shuffle: bool = False,
+    repeat: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of every call, in turn within each round, so that a change of the machine's mood hits all alike."""
+    """Seconds of every call, in turn within each round, so that a change of the machine's mood hits all alike.
+
+    Args:
+        runs: Name to what is timed.
+        device: 'cpu' or 'cuda'.
+        rounds: How often each is timed.
+        warm_up: Rounds before these. Defaults to 2.
+        shuffle: Take a new order in every round, the same in every run of the benchmark. Defaults to False.
+        repeat: Calls that are timed together, for those too short to be timed alone. Defaults to 1.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order, dice = list(runs), random.Random(0)
     for number in range(warm_up + rounds):
-        for name, run in runs.items():
-            seconds = timed(run, device)
+        if shuffle:
+            dice.shuffle(order)
+        for name in order:
+            seconds = timed(runs[name], device, repeat)
             if number >= warm_up:
                 times[name].append(seconds)
     return times
@@ -69,13 +88,25 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(v / b for v, b in zip(values, base, strict=True))
 
 
-def save(out: Path, name: str, result: Mapping[str, Any], rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    """Write ``name``.json and ``name``.md into ``out``; returns the Markdown."""
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """A table in Markdown."""
     lines = ['| ' + ' | '.join(header) + ' |', '|' + '---|' * len(header)]
-    lines += ['| ' + ' | '.join(str(cell) for cell in row) + ' |' for row in rows]
-    about = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
-    text = '\n'.join([*lines, '', f'{about}.', ''])
+    return '\n'.join([*lines, *('| ' + ' | '.join(str(cell) for cell in row) + ' |' for row in rows)])
+
+
+def described(machine: Mapping[str, Any]) -> str:
+    """The machine as a sentence below a table."""
+    return ', '.join(f'{k} {v}' for k, v in machine.items()) + '.'
+
+
+def write(out: Path, name: str, result: Mapping[str, Any], text: str) -> str:
+    """Write ``name``.json and ``name``.md into ``out``; returns the Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f'{name}.json').write_text(json.dumps(result, indent=2) + '\n')
     (out / f'{name}.md').write_text(text)
     return text
+
+
+def save(out: Path, name: str, result: Mapping[str, Any], rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Write a result and its table as :func:`write` does, the machine below it."""
+    return write(out, name, result, f'{table(rows, header)}\n\n{described(result["machine"])}\n')

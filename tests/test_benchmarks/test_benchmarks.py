@@ -13,7 +13,6 @@ pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).resolve().parents[2]
 JOBS = {
-    'step': ['--small', '--rounds', '4'],
     'means': ['--small', '--rounds', '4'],
     'train': ['--small', '--rounds', '4', '--size', '96', '128'],
 }

@@ -1,0 +1,144 @@
+"""Puts what lies in benchmarks/results into README.md and docs: python benchmarks/pages.py [--check].
+
+A page says where: between `<!-- made by benchmarks/pages.py: NAME -->` and `<!-- end -->`. NAME is one of the blocks
+below, or a file of benchmarks/results such as precision_cpu.md, of which the first table is taken. The pictures of
+docs/images that show results are drawn anew. With --check nothing is written; exit status 1 says that a page is behind.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import growth
+from _common import described, table
+from _step import tables
+from _step.labels import LABELS
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / 'benchmarks' / 'results'
+IMAGES = REPO / 'docs' / 'images'
+_BLOCK = re.compile(r'(<!-- made by benchmarks/pages\.py: (.+?) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
+NOT_MEASURED = 'Not measured: nobody has run it on a GPU yet.'
+#: What the README shows of each step, for one set and these optimizers.
+README_SET, README_OPTIMIZERS = 'ViT-B classifier', ('AdamW', 'SGD')
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """A saved result, None where there is none."""
+    file = RESULTS / f'{name}.json'
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def needed(name: str) -> dict[str, Any]:
+    found = result(name)
+    if found is None:
+        raise SystemExit(f'{RESULTS / name}.json is not there: run the benchmark with --out {RESULTS}')
+    return found
+
+
+def step_summary() -> str:
+    return tables.summary({'cpu': needed('step_cpu'), 'cuda': result('step_cuda')})
+
+
+def _step(device: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
+    def text() -> str:
+        found = result(f'step_{device}')
+        return NOT_MEASURED if found is None else make(found)
+
+    return text
+
+
+def _details(found: Mapping[str, Any]) -> str:
+    parts = [tables.noise(found), tables.bandwidth(found), *(tables.detail(found, name) for name in found['sets'])]
+    if (IMAGES / f'step_{found["device"]}.png').is_file():
+        parts.append(f'![The time of each step, the fused one being 1](images/step_{found["device"]}.png)')
+    return '\n\n'.join([*parts, described(found['machine'])])
+
+
+def _growth(device: str) -> Callable[[], str]:
+    def text() -> str:
+        found = result(f'growth_{device}')
+        return NOT_MEASURED if found is None else growth.page(found).rstrip('\n')
+
+    return text
+
+
+def step_readme() -> str:
+    """One set, short; and what a GPU gives as far as one was measured."""
+    found, cuda = needed('step_cpu'), result('step_cuda')
+    part = found['sets'][README_SET]
+    header = ['step', *(f'{kind}: {told}' for kind in README_OPTIMIZERS for told in ('ms', 'ratio'))]
+    rows = []
+    for name in LABELS:
+        if name != 'fused again' and name in part['optimizers'][README_OPTIMIZERS[0]]['variants']:
+            rows.append([LABELS[name], *(c for kind in README_OPTIMIZERS for c in _short(part, kind, name))])
+    about = part['about']
+    said = f'{README_SET}, {about["parameters"]:,} parameters, {about["pulled"]:,} of them pulled at '
+    said += f'{about["distinct levels"]} levels; medians of {found["rounds"]} rounds. {tables.noise(found)}'
+    gpu = 'On a GPU it was not measured yet.' if cuda is None else 'The page has the figures of a GPU too.'
+    return '\n\n'.join([table(rows, header), f'{said} {described(found["machine"])} {gpu}'])
+
+
+def _short(part: Mapping[str, Any], kind: str, name: str) -> list[str]:
+    values = part['optimizers'][kind]['variants'].get(name)
+    if values is None:
+        return ['-', '-']
+    fell_back = ' (fell back)' if values['note'] else ''
+    return [f'{statistics.median(values["seconds"]) * 1e3:.1f}', f'{values["ratio"][1]:.2f}{fell_back}']
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    'step, summary': step_summary,
+    'step, README': step_readme,
+    'step, targets on the CPU': _step('cpu', tables.targets),
+    'step, targets on a GPU': _step('cuda', tables.targets),
+    'step, CPU': _step('cpu', _details),
+    'step, GPU': _step('cuda', _details),
+    'growth, CPU': _growth('cpu'),
+    'growth, GPU': _growth('cuda'),
+}
+
+
+def block(name: str) -> str:
+    """What belongs between the comments of that name."""
+    if name in BLOCKS:
+        return BLOCKS[name]()
+    if name.endswith('.md') and (RESULTS / name).is_file():
+        return (RESULTS / name).read_text().split('\n\n')[0]
+    raise SystemExit(f'{name!r} is neither a block nor a file of {RESULTS}: one of {", ".join(BLOCKS)}')
+
+
+def rendered(text: str) -> str:
+    """A page with its blocks made anew."""
+    return _BLOCK.sub(lambda match: f'{match[1]}{block(match[2])}\n{match[4]}', text)
+
+
+def pages() -> list[Path]:
+    """Those with blocks."""
+    files = [REPO / 'README.md', *sorted((REPO / 'docs').glob('*.md'))]
+    return [page for page in files if _BLOCK.search(page.read_text())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--check', action='store_true', help='write nothing, and fail if something would be written')
+    args = parser.parse_args()
+    for device in ('cpu', 'cuda'):
+        found = result(f'step_{device}')
+        if found is not None and not args.check:
+            tables.draw(found, IMAGES / f'step_{device}.png')
+    behind = [page for page in pages() if rendered(page.read_text()) != page.read_text()]
+    for page in behind:
+        print(page.relative_to(REPO))
+        if not args.check:
+            page.write_text(rendered(page.read_text()))
+    sys.exit(1 if args.check and behind else 0)
+
+
+if __name__ == '__main__':
+    main()
