@@ -22,8 +22,8 @@ from _step.labels import LABELS
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / 'benchmarks' / 'results'
 IMAGES = REPO / 'docs' / 'images'
-_BLOCK = re.compile(r'(<!-- made by benchmarks/pages\.py: (.+?) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
-NOT_MEASURED = 'Not measured: nobody has run it on a GPU yet.'
+_PLACE = re.compile(r'(<!-- made by benchmarks/pages\.py: (.+?) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
+NOT_MEASURED = {'cpu': 'Not measured yet.', 'cuda': 'Not measured: nobody has run it on a GPU yet.'}
 #: What the README shows of each step, for one set and these optimizers.
 README_SET, README_OPTIMIZERS = 'ViT-B classifier', ('AdamW', 'SGD')
 
@@ -34,23 +34,17 @@ def result(name: str) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def needed(name: str) -> dict[str, Any]:
-    found = result(name)
-    if found is None:
-        raise SystemExit(f'{RESULTS / name}.json is not there: run the benchmark with --out {RESULTS}')
-    return found
+def _block(name: str, device: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
+    def text() -> str:
+        found = result(f'{name}_{device}')
+        return NOT_MEASURED[device] if found is None else make(found)
+
+    return text
 
 
 def step_summary() -> str:
-    return tables.summary({'cpu': needed('step_cpu'), 'cuda': result('step_cuda')})
-
-
-def _step(device: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
-    def text() -> str:
-        found = result(f'step_{device}')
-        return NOT_MEASURED if found is None else make(found)
-
-    return text
+    found = {device: result(f'step_{device}') for device in NOT_MEASURED}
+    return tables.summary(found) if any(found.values()) else NOT_MEASURED['cpu']
 
 
 def _details(found: Mapping[str, Any]) -> str:
@@ -60,17 +54,11 @@ def _details(found: Mapping[str, Any]) -> str:
     return '\n\n'.join([*parts, described(found['machine'])])
 
 
-def _growth(device: str) -> Callable[[], str]:
-    def text() -> str:
-        found = result(f'growth_{device}')
-        return NOT_MEASURED if found is None else growth.page(found).rstrip('\n')
-
-    return text
-
-
 def step_readme() -> str:
     """One set, short; and what a GPU gives as far as one was measured."""
-    found, cuda = needed('step_cpu'), result('step_cuda')
+    found, cuda = result('step_cpu'), result('step_cuda')
+    if found is None:
+        return NOT_MEASURED['cpu']
     part = found['sets'][README_SET]
     header = ['step', *(f'{kind}: {told}' for kind in README_OPTIMIZERS for told in ('ms', 'ratio'))]
     rows = []
@@ -95,19 +83,19 @@ def _short(part: Mapping[str, Any], kind: str, name: str) -> list[str]:
 BLOCKS: dict[str, Callable[[], str]] = {
     'step, summary': step_summary,
     'step, README': step_readme,
-    'step, targets on the CPU': _step('cpu', tables.targets),
-    'step, targets on a GPU': _step('cuda', tables.targets),
-    'step, CPU': _step('cpu', _details),
-    'step, GPU': _step('cuda', _details),
-    'growth, CPU': _growth('cpu'),
-    'growth, GPU': _growth('cuda'),
+    'step, targets on the CPU': _block('step', 'cpu', tables.targets),
+    'step, targets on a GPU': _block('step', 'cuda', tables.targets),
+    'step, CPU': _block('step', 'cpu', _details),
+    'step, GPU': _block('step', 'cuda', _details),
+    'growth, CPU': _block('growth', 'cpu', growth.page),
+    'growth, GPU': _block('growth', 'cuda', growth.page),
 }
 
 
 def block(name: str) -> str:
     """What belongs between the comments of that name."""
     if name in BLOCKS:
-        return BLOCKS[name]()
+        return BLOCKS[name]().rstrip('\n')
     if name.endswith('.md') and (RESULTS / name).is_file():
         return (RESULTS / name).read_text().split('\n\n')[0]
     raise SystemExit(f'{name!r} is neither a block nor a file of {RESULTS}: one of {", ".join(BLOCKS)}')
@@ -115,20 +103,20 @@ def block(name: str) -> str:
 
 def rendered(text: str) -> str:
     """A page with its blocks made anew."""
-    return _BLOCK.sub(lambda match: f'{match[1]}{block(match[2])}\n{match[4]}', text)
+    return _PLACE.sub(lambda match: f'{match[1]}{block(match[2])}\n{match[4]}', text)
 
 
 def pages() -> list[Path]:
     """Those with blocks."""
     files = [REPO / 'README.md', *sorted((REPO / 'docs').glob('*.md'))]
-    return [page for page in files if _BLOCK.search(page.read_text())]
+    return [page for page in files if _PLACE.search(page.read_text())]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--check', action='store_true', help='write nothing, and fail if something would be written')
     args = parser.parse_args()
-    for device in ('cpu', 'cuda'):
+    for device in NOT_MEASURED:
         found = result(f'step_{device}')
         if found is not None and not args.check:
             tables.draw(found, IMAGES / f'step_{device}.png')

@@ -18,10 +18,12 @@ from _common import machine, write
 from _step import measuring, sets, tables, variants
 
 
-def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as it is saved."""
+def measure(args: argparse.Namespace) -> None:
+    """Everything, saved after every optimizer."""
     start = time.perf_counter()
     result: dict[str, Any] = {'machine': machine(args.device), 'device': args.device, 'rounds': args.rounds, 'sets': {}}
+    # First: it takes little, and a mistake in it shows at once.
+    result['launches by tensors'] = measuring.launches_by_tensors(args.device)
     for name in args.sets or sets.CONFIGS:
         data = sets.load(name, args.small, args.device)
         part: dict[str, Any] = {'about': data.about(), 'optimizers': {}}
@@ -29,14 +31,18 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         for kind in variants.OPTIMIZERS:
             part['optimizers'][kind] = measuring.measure(data, kind, args.device, args.rounds)
             print(f'{name}, {kind}: {time.perf_counter() - start:.0f} s', flush=True)
+            save(result, args, time.perf_counter() - start)
         del data
         gc.collect()
-    result['launches by tensors'] = measuring.launches_by_tensors(args.device)
-    result['targets'] = measuring.targets(result, args.device)
-    result['peak resident bytes'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    took = f'{args.rounds} rounds in {time.perf_counter() - start:.0f} s'
-    result['machine']['job'] = f'{took}, {result["peak resident bytes"] / 1e9:.1f} GB resident at most'
-    return result
+
+
+def save(result: dict[str, Any], args: argparse.Namespace, seconds: float) -> None:
+    """Write what there is by now: a run that is ended early keeps what it has measured."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result['machine']['job'] = f'{args.rounds} rounds in {seconds:.0f} s, {peak / 1e9:.1f} GB resident at most'
+    result.update({'targets': measuring.targets(result, args.device), 'peak resident bytes': peak})
+    write(args.out, f'step_{args.device}', result, tables.page(result))
+    tables.draw(result, args.out / f'step_{args.device}.png')
 
 
 def main() -> None:
@@ -47,9 +53,8 @@ def main() -> None:
     parser.add_argument('--small', action='store_true', help='tiny models: shows that the benchmark works')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
-    result = measured(args)
-    print(write(args.out, f'step_{args.device}', result, tables.page(result)))
-    tables.draw(result, args.out / f'step_{args.device}.png')
+    measure(args)
+    print((args.out / f'step_{args.device}.md').read_text())
     print(f'In {args.out}: step_{args.device}.json, .md and .png')
 
 

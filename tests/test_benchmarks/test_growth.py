@@ -35,7 +35,7 @@ def test_the_exponent_is_that_of_the_power_and_leaves_out_what_was_not_measured(
 
 
 @pytest.mark.slow
-def test_it_measures_every_point_that_fits(tmp_path):
+def test_it_measures_every_point_that_fits(part, tmp_path, monkeypatch):
     command = [sys.executable, str(REPO / 'benchmarks' / 'growth.py'), '--device', 'cpu', '--out', str(tmp_path)]
     env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
     run = subprocess.run([*command, '--small', '--rounds', '4'], env=env, capture_output=True, text=True, timeout=300)
@@ -52,3 +52,5 @@ def test_it_measures_every_point_that_fits(tmp_path):
     # The pull is one operator a level, however many tensors there are.
     assert len({point['pull']['launches'] for point in result['series']['tensors']}) == 1
     assert (tmp_path / 'growth_cpu.md').read_text() in run.stdout
+    monkeypatch.setattr(part('pages'), 'RESULTS', tmp_path)
+    assert part('pages').block('growth, CPU') == (tmp_path / 'growth_cpu.md').read_text().rstrip()

@@ -119,13 +119,21 @@ def test_verdicts(part, ratios, noisy, verdict):
     assert (row['verdict'], row['value']) == ('not measured: fell back', None)
 
 
-@pytest.mark.slow
-def test_it_measures_every_variant(tmp_path):
-    command = [sys.executable, str(REPO / 'benchmarks' / 'step.py'), '--device', 'cpu', '--out', str(tmp_path)]
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A small run: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp('results')
+    command = [sys.executable, str(REPO / 'benchmarks' / 'step.py'), '--device', 'cpu', '--out', str(folder)]
     command += ['--small', '--rounds', '4', '--sets', 'ViT-B classifier']
-    run = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-2000:]
-    result = json.loads((tmp_path / 'step_cpu.json').read_text())
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_it_measures_every_variant(run):
+    folder, printed = run
+    result = json.loads((folder / 'step_cpu.json').read_text())
     assert {'device', 'torch', 'olor_mm'} <= result['machine'].keys()
     optimizers = result['sets']['ViT-B classifier']['optimizers']
     assert {kind: len(found['variants']) for kind, found in optimizers.items()} == {'AdamW': 11, 'Adam': 10, 'SGD': 10}
@@ -139,5 +147,28 @@ def test_it_measures_every_variant(tmp_path):
             kept = name.startswith('rollback') or name in ('bare addition', 'paper loop', 'L2-SP')
             assert values['state bytes'] == (weights if kept else 0) or name == 'EMA'
     assert {row['target'] for row in result['targets']} >= {'rollback foreach, ratio to the fused base'}
-    assert (tmp_path / 'step_cpu.md').read_text() in run.stdout
-    assert (tmp_path / 'step_cpu.png').stat().st_size > 10_000
+    assert (folder / 'step_cpu.md').read_text() in printed
+    assert (folder / 'step_cpu.png').stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_pages_take_what_there_is(run, part, tmp_path, monkeypatch):
+    pages = part('pages')
+    monkeypatch.setattr(pages, 'RESULTS', tmp_path)
+    names = [name for name in pages.BLOCKS if name.startswith('step')]
+    assert all(pages.block(name).startswith('Not measured') for name in names)
+    shutil.copy(run[0] / 'step_cpu.json', tmp_path)
+    assert pages.block('step, summary').count('| not measured') == 6
+    assert 'AdamW fused + rollback' in pages.block('step, CPU')
+    assert 'fused + rollback' in pages.block('step, README')
+    assert pages.block('step, GPU').startswith('Not measured')
+    result = json.loads((tmp_path / 'step_cpu.json').read_text())
+    (tmp_path / 'step_cuda.json').write_text(json.dumps({**result, 'device': 'cuda'}))
+    assert 'not measured' not in pages.block('step, summary')
+    assert '| kernels |' in pages.block('step, GPU')
+    text = 'a\n<!-- made by benchmarks/pages.py: step, summary -->\nold\n<!-- end -->\nb\n'
+    made = pages.rendered(text)
+    assert made == text.replace('old', pages.block('step, summary'))
+    assert pages.rendered(made) == made
+    with pytest.raises(SystemExit, match='neither a block nor a file'):
+        pages.rendered(text.replace('summary', 'sumary'))
