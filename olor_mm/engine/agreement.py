@@ -93,9 +93,10 @@ def _rows(part: DistributedDataParallel, rollback: Rollback) -> _Rows:
         if name not in ignored and not hasattr(p, 'device_mesh')
     }
     # Where the ranks share theta_0 out among them, there is nothing of it to compare.
-    anchors = {name: None if rollback.reduce else rollback.anchor(p) for name, p in params.items()}
-    sums = _checksums(params)
-    kept = _checksums({name: anchor for name, anchor in anchors.items() if anchor is not None})
+    # One by one: kept elsewhere, or in another dtype, it is a copy that is handed out.
+    anchors = ((name, rollback.anchor(p)) for name, p in params.items() if not rollback.reduce)
+    sums = _checksums(params.items())
+    kept = _checksums((name, anchor) for name, anchor in anchors if anchor is not None)
     groups = {p: _settings(rollback, group) for group in rollback.given_optimizer.param_groups for p in group['params']}
     return {
         name: (
@@ -122,9 +123,9 @@ def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+def _checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
     """Name to checksum, with one wait for each device."""
-    sums = {name: checksum(tensor) for name, tensor in tensors.items()}
+    sums = {name: checksum(tensor) for name, tensor in tensors}
     found: dict[str, int] = {}
     for device in {value.device for value in sums.values()}:
         here = [name for name, value in sums.items() if value.device == device]

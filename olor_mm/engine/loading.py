@@ -38,15 +38,39 @@ __all__ = [
     'last_loaded',
     'load_from_http',
     'load_from_local',
+    'local_file',
+    'read_weights',
     'register_safe_loader',
 ]
 
 _last_loaded: list[str] = []
+#: Address to the copy of it on this machine.
+_files: dict[str, str] = {}
 
 
 def last_loaded() -> str | None:
     """The file that was loaded last in this process, None before the first."""
     return _last_loaded[0] if _last_loaded else None
+
+
+def local_file(source: str) -> str | None:
+    """The file on this machine behind what was loaded, or is to be: a path or an address; None where there is none."""
+    file = _files.get(source, '' if '://' in source else osp.abspath(osp.expanduser(source)))
+    return file if osp.isfile(file) else None
+
+
+def read_weights(file: str, mapped: bool) -> Any:
+    """Read a checkpoint file of this machine as :func:`load_from_local` does, for what is in it alone.
+
+    Args:
+        file: The file.
+        mapped: Whether its tensors are to be maps of it, where that can be.
+
+    Raises:
+        UnsafeCheckpointError: As :func:`load_from_local`.
+        BrokenCheckpointError: As :func:`load_from_local`.
+    """
+    return read_safetensors(file, file) if file.endswith('.safetensors') else _read(file, file, 'cpu', mapped)
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -81,10 +105,10 @@ def _remember(checkpoint: Any, source: str) -> Any:
     return checkpoint
 
 
-def _read(file: str | io.BytesIO, name: str, map_location: Any) -> Any:
+def _read(file: str | io.BytesIO, name: str, map_location: Any, mapped: bool = False) -> Any:
     if isinstance(file, str) and file.endswith('.safetensors'):
         return {'state_dict': read_safetensors(file, name)}
-    return read_torch(file, name, map_location, NAMES, BUILDABLE)
+    return read_torch(file, name, map_location, NAMES, BUILDABLE, mapped)
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
@@ -113,7 +137,9 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
         # On other machines of the run the file is not there yet.
         _download(filename, file)
     try:
-        return _remember(_read(str(file), filename, map_location), filename)
+        checkpoint = _remember(_read(str(file), filename, map_location), filename)
+        _files[filename] = str(file.absolute())
+        return checkpoint
     except BrokenCheckpointError as error:
         raise BrokenCheckpointError(
             f'{error}. What was read is the copy that was downloaded to {file}: remove that to download it again'

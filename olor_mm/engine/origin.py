@@ -12,10 +12,18 @@ from .ledger import LoadLedger
 from .report import format_left_alone, format_unmatched
 from .vit_checkpoints import scheme_for
 
-__all__ = ['left_alone', 'no_theta_0', 'told_origin', 'warn_of_random_theta_0']
+__all__ = ['NO_FILE', 'left_alone', 'no_theta_0', 'told_origin', 'warn_of_random_theta_0']
+
+#: A warning.
+NO_FILE = (
+    "optim_wrapper.rollback.anchor_saved='reference': no file of pre-trained weights on this machine is known, so "
+    'checkpoints hold the values of theta_0; load them by load_from or init_cfg, or name their file with anchor'
+)
 
 
-def told_origin(levels: Iterable[Tensor], held: int, anchor: str | None, ledger: LoadLedger) -> list[str]:
+def told_origin(
+    levels: Iterable[Tensor], held: int, anchor: str | None, ledger: LoadLedger, named: Mapping[str, int]
+) -> list[str]:
     """Lines of the report.
 
     Args:
@@ -23,12 +31,14 @@ def told_origin(levels: Iterable[Tensor], held: int, anchor: str | None, ledger:
         held: Of how many tensors the resumed checkpoint had theta_0.
         anchor: ``optim_wrapper.rollback.anchor``.
         ledger: What was loaded.
+        named: File that the resumed checkpoint names to the number of tensors that were read from it.
     """
     rolled = list(levels)
     if held:
         # What was frozen all along has none, and needs none.
         trained = sum(p.requires_grad for p in rolled)
-        return [f'theta_0: {held} of {max(held, trained)} tensors from the resumed checkpoint']
+        files = ''.join(f', {number} of them from {file}, which it names' for file, number in named.items())
+        return [f'theta_0: {held} of {max(held, trained)} tensors from the resumed checkpoint{files}']
     if anchor not in (None, 'current'):
         return [f'theta_0: {len(rolled)} tensors from anchor={anchor!r}']
     params = [p for p in rolled if p.requires_grad]

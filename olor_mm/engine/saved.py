@@ -36,18 +36,23 @@ class WrongCheckpointError(RuntimeError):
     """A run is to go on from the checkpoint of another model."""
 
 
-def describe(settings: RollbackSettings, levels: Mapping[str, float]) -> dict[str, Any]:
+def describe(
+    settings: RollbackSettings, levels: Mapping[str, float], files: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What is saved beside the optimizer's state, in plain Python: what is pulled back, how strongly, and why.
 
     Args:
         settings: The settings.
         levels: Canonical name to level, of what is pulled back.
+        files: File that the optimizer's state refers to for theta_0, to its SHA-256. Defaults to None.
     """
+    referred = {'files': dict(files)} if files else {}
     return {
         'names': sorted(levels),
         'levels': [levels[name] for name in sorted(levels)],
         'settings': {key: _plain(getattr(settings, key)) for key in _KEYS},
         'world_size': get_world_size(),
+        **referred,
     }
 
 

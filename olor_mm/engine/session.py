@@ -1,5 +1,6 @@
 """One run's rollback: from the settings and the model to levels, theta_0, the report and the checks."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -10,19 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from olor_mm.layers import LayerTable, assign_layers, canonical_name
-from olor_mm.rollback import ANCHOR_KEY, MissingAnchorError, Rollback
+from olor_mm.rollback import AnchorFileError, MissingAnchorError, Rollback
+from olor_mm.rollback.anchor import has_anchor
 from olor_mm.rollback.penalty import layerwise_levels
 
-from . import monitor, saved
+from . import loading, monitor, saved
 from .agreement import Agreement
 from .checks import check_effect, check_first_step, trains_other_tensors
 from .ledger import LoadLedger
 from .loaded import roots_of_loaded
-from .origin import left_alone, no_theta_0, told_origin, warn_of_random_theta_0
+from .origin import NO_FILE, left_alone, no_theta_0, told_origin, warn_of_random_theta_0
 from .report import format_report
 from .settings import LOADED, RollbackSettings
-from .sharding import Shards, refuse_sharded
-from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg
+from .sharding import Shards, refuse_keep, refuse_sharded
+from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg, pretrained_files
 
 __all__ = ['RollbackSession']
 
@@ -80,6 +82,7 @@ class RollbackSession:
 
     def adopt(self, shards: Shards, ledger: LoadLedger) -> None:
         """Go on with the shards of the model; ``ledger`` has watched it since it was built."""
+        refuse_keep(self.settings.keep)
         self.shards = shards
         self.ledger.adopt(ledger)
         self._initialised_before = False
@@ -110,7 +113,12 @@ class RollbackSession:
         check_effect(self.model, optimizer, covered, self.levels, settings)
         names = {p: name for name, p in covered.items()}
         anchor = 'current' if settings.anchor == 'current' else None
-        self.rollback = Rollback(optimizer, self.levels, anchor=anchor, names=names, form=settings.form)
+        self.rollback = Rollback(
+            optimizer, self.levels, anchor=anchor, names=names, form=settings.form, keep=settings.keep
+        )
+        if self.rollback.keeper is not None:
+            self.rollback.keeper.origins.read = loading.read_weights
+            self.rollback.keeper.origins.log = _log
         if self.shards is not None:
             self.rollback.shards = self.shards.numbers
 
@@ -134,7 +142,9 @@ class RollbackSession:
     def state_dict(self) -> dict[str, Any]:
         """What is saved beside the optimizer's state: what is pulled back, and how. theta_0 is in that state."""
         levels = self.rollback.given_levels if self.rollback is not None else {}
-        return saved.describe(self.settings, {name: levels[p] for name, p in self.names.items() if p in levels})
+        keeper = self.rollback.keeper if self.rollback is not None else None
+        files = keeper.origins.digests() if keeper is not None else {}
+        return saved.describe(self.settings, {name: levels[p] for name, p in self.names.items() if p in levels}, files)
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Note that the optimizer's state came from a checkpoint; ``state`` is None where that had no rollback."""
@@ -200,7 +210,7 @@ class RollbackSession:
         """Returns of how many tensors the optimizer's state had it, on all ranks."""
         # An empty shard has no state, and needs none.
         rolled = [p for p in rollback.levels if p.numel()]
-        held = sum(ANCHOR_KEY in rollback.optimizer.state.get(p, ()) for p in rolled)
+        held = sum(has_anchor(rollback.optimizer.state.get(p)) for p in rolled)
         lacking = held < len(rolled)
         if rollback.reduce is not None:
             lacking, held = rollback.reduce(torch.tensor([int(lacking), held])).tolist()
@@ -211,17 +221,24 @@ class RollbackSession:
             held = held if lacking else len(rollback.levels) if held else 0
         if lacking:
             rollback.give(self._given(rollback, held))
+        # Of a resumed run what was loaded is its own checkpoint, which will be removed in time.
+        loaded = [] if self._resumed else self.ledger.delivered.values()
+        if rollback.keeper is not None:
+            files = pretrained_files(self._unwrapped(), self.settings.anchor, loaded)
+            rollback.keeper.origins.files[:] = files
         try:
             rollback.capture(again=True)
-        except MissingAnchorError as error:
-            raise MissingAnchorError(f'{error}. The option is optim_wrapper.rollback.anchor') from None
+        except (MissingAnchorError, AnchorFileError) as error:
+            raise type(error)(f'{error}. The options are those of optim_wrapper.rollback') from None
+        if self.settings.anchor_saved == 'reference' and not (rollback.keeper and rollback.keeper.origins.files):
+            print_log(NO_FILE, logger='current', level=logging.WARNING)
         return held
 
     def _tell(self, held: int) -> None:
         settings, seen = self.settings, not self._resumed and not self._initialised_before
         if self.layers is not None:
             origin = told_origin(
-                self.rollback.given_levels if self.rollback else (), held, settings.anchor, self.ledger
+                self.rollback.given_levels if self.rollback else (), held, settings.anchor, self.ledger, self._named()
             )
             if settings.roots == LOADED and seen:
                 origin += left_alone(self.names, self.ledger)
@@ -235,12 +252,16 @@ class RollbackSession:
             named = {name: p for name, p in self.names.items() if p in rolled}
             warn_of_random_theta_0(self._unwrapped(), named, self.ledger)
 
+    def _named(self) -> dict[str, int]:
+        keeper = self.rollback.keeper if self.rollback is not None else None
+        return keeper.origins.num_read if keeper is not None else {}
+
     def _attach_to_loaded(self, optimizer: Optimizer) -> None:
         loaded = {name for name, p in self.names.items() if p in self.ledger.delivered}
         if self._initialised_before:
             loaded |= delivered_by_init_cfg(self._unwrapped()).keys()
         if self._resumed:
-            kept = (name for name, p in self.names.items() if ANCHOR_KEY in optimizer.state.get(p, ()))
+            kept = (name for name, p in self.names.items() if has_anchor(optimizer.state.get(p)))
             loaded = set(self._saved_names if self._saved_names is not None else kept)
         layers = self._assign(roots_of_loaded(self._unwrapped(), loaded, self._resumed))
         index = {name: i for name, i in layers.index.items() if name in loaded}
@@ -304,3 +325,7 @@ class RollbackSession:
         # A rank may have none of the shares.
         nothing = not self.rollback.levels
         self.verified = nothing or check_first_step(self.rollback, self.settings, steps_before, skipped)
+
+
+def _log(level: int, text: str) -> None:
+    print_log(text, logger='current', level=level)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from olor_mm.rollback import Keep
 from olor_mm.rollback._batches import FORMS
 from olor_mm.rollback.penalty import layerwise_penalty
 
@@ -39,6 +40,14 @@ class RollbackSettings:
             ``dict(type='mmdet.LearningRateDecayOptimizerConstructor')``. Defaults to MMEngine's default one.
         form: 'foreach'; 'single_pass' for the optimizer's step and the pull in one read and write of each parameter,
             where that can be; or 'single_tensor' for a plain loop over tensors. Defaults to 'foreach'.
+        anchor_dtype: 'param' keeps theta_0 in the dtype of the parameters; 'lossless' in half precision where every
+            value of a tensor converts there and back to the same bits. Defaults to 'param'.
+        anchor_memory: 'param' keeps theta_0 on the parameters' device; 'pinned' in pinned host memory, from where it is
+            brought to the GPU during the backward pass; 'mapped' in a file that all processes of a machine share.
+            Defaults to 'param'.
+        anchor_saved: 'values' saves theta_0 in checkpoints; 'reference' the path and the SHA-256 of the pre-trained
+            file where it is in that bit by bit. Defaults to 'values'.
+        anchor_folder: Where 'mapped' writes what is in no file. Defaults to the user's cache.
         log: Whether the relative discrepancy is logged at the logger's interval. Defaults to True.
 
     Raises:
@@ -54,6 +63,10 @@ class RollbackSettings:
     anchor: str | None = None
     inner: dict[str, Any] = field(default_factory=lambda: {'type': 'DefaultOptimWrapperConstructor'})
     form: str = 'foreach'
+    anchor_dtype: str = 'param'
+    anchor_memory: str = 'param'
+    anchor_saved: str = 'values'
+    anchor_folder: str | None = None
     log: bool = True
 
     def __post_init__(self) -> None:
@@ -63,6 +76,10 @@ class RollbackSettings:
             raise ValueError(f'{_OPTION}.{error}') from None
         self._check_choice('index', self.index, ('layer', 'tensor'))
         self._check_choice('form', self.form, FORMS)
+        try:
+            self.keep  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f'{_OPTION}.{error}') from None
         self._check_type('log', self.log, bool, 'True or False')
         self._check_type('anchor', self.anchor, (str, type(None)), "a file, 'init_cfg', 'current' or None")
         if self.anchor is not None and not self.anchor.strip():
@@ -77,6 +94,11 @@ class RollbackSettings:
             raise ValueError(f"{_OPTION}.roots={self.roots!r} must name sub-modules, as ('backbone',), or be 'loaded'")
         if LOADED in names and not isinstance(self.roots, str):
             raise ValueError(f"{_OPTION}.roots={self.roots!r}: 'loaded' is no sub-module; give roots='loaded' alone")
+
+    @property
+    def keep(self) -> Keep:
+        """How theta_0 is kept."""
+        return Keep(self.anchor_dtype, self.anchor_memory, self.anchor_saved, self.anchor_folder)
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any] | None) -> 'RollbackSettings':

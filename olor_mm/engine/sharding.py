@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from olor_mm.layers import canonical_name
+from olor_mm.rollback import Keep
 
-__all__ = ['STRATEGY', 'Shards', 'refuse_sharded', 'without_wrappers']
+__all__ = ['STRATEGY', 'Shards', 'refuse_keep', 'refuse_sharded', 'without_wrappers']
 
 #: What a config names.
 STRATEGY = 'olor_mm.FSDPStrategy'
@@ -39,6 +40,19 @@ def refuse_sharded(model: nn.Module) -> None:
             f"use strategy=dict(type='{STRATEGY}', ...) with runner_type='FlexibleRunner' instead of FSDPStrategy, "
             'which cannot resume on newer torch, hides names from paramwise_cfg and drops the scale of '
             "mixed precision; or olor_mm.rollback.Rollback with torch's fully_shard in a loop of your own"
+        )
+
+
+def refuse_keep(keep: Keep) -> None:
+    """Refuse ways to keep theta_0 that a sharded model cannot have.
+
+    Raises:
+        ValueError: If it is not kept as the parameters are.
+    """
+    if keep.told:
+        raise ValueError(
+            f'optim_wrapper.rollback: {keep.told} is not for sharded models, where each rank keeps its share of '
+            'theta_0 alone: leave it away, or do not shard (DistributedDataParallel)'
         )
 
 

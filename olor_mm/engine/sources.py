@@ -6,8 +6,8 @@ toolboxes do on loading is done here too; the copy is dropped at once.
 
 import copy
 import os.path as osp
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from mmengine.model import BaseModule
@@ -15,8 +15,10 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
 from .ledger import LoadLedger
+from .loading import local_file
+from .vit_checkpoints import plain_address
 
-__all__ = ['anchors_of_file', 'anchors_of_init_cfg', 'delivered_by_init_cfg']
+__all__ = ['anchors_of_file', 'anchors_of_init_cfg', 'delivered_by_init_cfg', 'pretrained_files']
 
 
 def anchors_of_file(file: str, model: nn.Module, wanted: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
@@ -99,9 +101,28 @@ def delivered_by_init_cfg(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _is_pretrained(init_cfg: object) -> bool:
+def pretrained_files(model: nn.Module, anchor: str | None, loaded: Iterable[str]) -> list[str]:
+    """Files on this machine that theta_0 may be in; whether it is shows in its values.
+
+    Args:
+        model: The model, not wrapped, whose ``init_cfg`` may name some.
+        anchor: ``optim_wrapper.rollback.anchor``.
+        loaded: Where weights were loaded from.
+    """
+    modules = [module for module in model.modules() if isinstance(module, BaseModule)]
+    sources: list[Any] = [] if anchor in (None, 'current', 'init_cfg') else [anchor]
+    sources += [cfg.get('checkpoint') for module in modules for cfg in _pretrained(module.init_cfg)]
+    files = [local_file(plain_address(source)) for source in [*sources, *loaded] if isinstance(source, str)]
+    return list(dict.fromkeys(file for file in files if file is not None))
+
+
+def _pretrained(init_cfg: object) -> list[dict]:
     configs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    return any(isinstance(cfg, dict) and cfg.get('type') == 'Pretrained' for cfg in configs)
+    return [cfg for cfg in configs if isinstance(cfg, dict) and cfg.get('type') == 'Pretrained']
+
+
+def _is_pretrained(init_cfg: object) -> bool:
+    return bool(_pretrained(init_cfg))
 
 
 def _initialise(module: nn.Module) -> None:

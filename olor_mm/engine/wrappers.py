@@ -62,6 +62,14 @@ class RollbackMixin:
         if init_counts > 0 or session.settings.roots != LOADED or session.ledger.delivered:
             session.start(self.optimizer, resumed=init_counts > 0)
 
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """A backward pass; theta_0 is brought to the GPU ahead of the step in the last one before it alone."""
+        rollback = self.rollback_session.rollback
+        if rollback is not None and rollback.keeper is not None and rollback.keeper.prefetch is not None:
+            count, every = self._inner_count + 1, self._accumulative_counts  # type: ignore[attr-defined]
+            rollback.keeper.prefetch.active = count % every == 0 or count == self._max_counts  # type: ignore[attr-defined]
+        super().backward(loss, **kwargs)  # type: ignore[misc]
+
     def step(self, **kwargs: Any) -> None:
         """A step of the optimizer; its hooks pull the weights back."""
         session = self.rollback_session

@@ -27,6 +27,7 @@ class Origins:
         files: Files that may hold theta_0; whether they do is found out by their values.
         read: What reads such a file.
         log: Called with a level of :mod:`logging` and a text.
+        num_read: File to the number of tensors that were last read from it because a checkpoint names it.
     """
 
     def __init__(self, names: Mapping[Tensor, str]) -> None:
@@ -35,11 +36,14 @@ class Origins:
         self.log: Callable[[int, str], None] = _log.log
         self._names = names
         self._references: dict[Tensor, Reference | None] = {}
+        self._referred: dict[str, str] = {}
         self._said: set[str] = set()
+        self.num_read: dict[str, int] = {}
 
     def forget(self) -> None:
         """theta_0 is to be taken anew."""
         self._references.clear()
+        self._referred.clear()
 
     def name(self, param: Tensor) -> str:
         """What a parameter is called."""
@@ -70,7 +74,9 @@ class Origins:
                 f'{file} is missing or has changed: from now on checkpoints hold the values of theta_0 that were in it'
             )
             self.say(logging.WARNING, text)
-        return {param: reference for param, reference in found.items() if reference.file not in gone}
+        found = {param: reference for param, reference in found.items() if reference.file not in gone}
+        self._referred = {reference.file: reference.sha256 for reference in found.values()}
+        return found
 
     def _refer(self, path: str, anchors: Mapping[Tensor, Tensor]) -> dict[Tensor, Reference]:
         try:
@@ -104,13 +110,19 @@ class Origins:
             AnchorFileError: If a file is missing or another one.
         """
         values = {}
+        self.num_read = {}
         for param, value, reference in resolved(references, self.read, self.files, self.name):
             values[param] = value
             self._references[param] = reference
-        for file in sorted({known.file for param in values if (known := self._references[param]) is not None}):
+            self.num_read[reference.file] = self.num_read.get(reference.file, 0) + 1
+        for file, number in self.num_read.items():
             self.files += [file] if file not in self.files else []
-            self.say(logging.INFO, f'theta_0 is read from {file}, which the checkpoint names')
+            self.say(logging.INFO, f'theta_0: {number} tensors are read from {file}, which the checkpoint names')
         return values
+
+    def digests(self) -> dict[str, str]:
+        """File to SHA-256, of those that the last state dict refers to."""
+        return dict(self._referred)
 
 
 def size_of(values: Iterable[Tensor]) -> str:

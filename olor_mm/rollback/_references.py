@@ -4,9 +4,11 @@ A reference is a small tensor of bytes in the optimizer's state, so that it pass
 casts such states.
 """
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -78,6 +80,9 @@ def digest_of(file: str | os.PathLike[str]) -> str:
     """
     path = str(Path(file).absolute())
     found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        # Reading a named pipe, or a device, would never end.
+        raise OSError(errno.EINVAL, 'it is no file', path)
     return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 

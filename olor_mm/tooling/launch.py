@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def train(argv: Sequence[str]) -> None:
         settings.apply_auto_scale_lr(cfg)
     notes += overwritten(cfg) if args.resume is None else settings.apply_resume(cfg, args.resume)
     if args.resume is not None and cfg.get('resume'):
-        check_run_checkpoint(cfg.load_from)
+        check_run_checkpoint(cfg.load_from, *_rollback_of(cfg))
     if args.pretrained:
         notes += replace_pretrained(cfg, args.pretrained)
     anchor = _check_rollback(cfg)
@@ -137,6 +137,18 @@ def _check(cfg: Config, *splits: str) -> None:
             f'looked for: {Path(cfg.work_dir).absolute()}',
             'set it with: --work-dir DIR',
         ) from error
+
+
+def _rollback_of(cfg: Config) -> tuple[str | None, bool]:
+    """The file of theta_0, if one is named, and whether there is a rollback at all; errors are found later."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    rollback = (
+        wrapper.get('rollback') if type_name(wrapper.get('constructor')) == 'OLOROptimWrapperConstructor' else None
+    )
+    if not isinstance(rollback, Mapping):
+        return None, False
+    anchor = rollback.get('anchor')
+    return None if anchor in (None, 'init_cfg', 'current') else str(anchor), rollback.get('max_level') != 0
 
 
 def _check_rollback(cfg: Config) -> str | None:

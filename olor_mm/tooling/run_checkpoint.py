@@ -16,13 +16,15 @@ from .errors import InputError
 __all__ = ['check_run_checkpoint']
 
 
-def check_run_checkpoint(file: str) -> None:
+def check_run_checkpoint(file: str, anchor: str | None = None, needs_theta_0: bool = False) -> None:
     """See that a file holds what a resume reads, before a model is built. Folders and addresses are not looked at.
 
     One process of each machine looks: the file is read into main memory once more for it.
 
     Args:
         file: The file of ``--resume``.
+        anchor: The file of ``optim_wrapper.rollback.anchor``, if one is named. Defaults to None.
+        needs_theta_0: Whether the run has a rollback. Defaults to False.
 
     Raises:
         InputError: If something is missing in it, or is not what MMEngine saves.
@@ -30,12 +32,29 @@ def check_run_checkpoint(file: str) -> None:
     path = Path(file).expanduser()
     if not path.is_file() or int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return
-    wrong = _wrong(load_from_local(str(path), 'cpu'))
+    checkpoint = load_from_local(str(path), 'cpu')
+    wrong = _wrong(checkpoint)
     if wrong is not None:
         raise InputError(
             f'{file} is not the checkpoint of a run: {wrong}',
             f'for weights: --cfg-options load_from={file}, without --resume',
         )
+    absent = [name for name in _files(checkpoint.get('optimizer')) if not Path(name).is_file()] if needs_theta_0 else []
+    if absent and anchor is None:
+        raise InputError(
+            f'{file} does not hold the pre-trained weights (theta_0) but names their file, which is missing',
+            f'looked for: {absent[0]}',
+            'restore it, or name a copy: --cfg-options optim_wrapper.rollback.anchor=FILE',
+        )
+
+
+def _files(state: Any) -> list[str]:
+    """The files that an optimizer's state refers to for theta_0; of several optimizers, all."""
+    if not isinstance(state, Mapping):
+        return []
+    if 'param_groups' not in state:
+        return [file for one in state.values() for file in _files(one)]
+    return list((state.get('rollback') or {}).get('files') or ())
 
 
 def _wrong(checkpoint: Any) -> str | None:
@@ -78,6 +97,8 @@ def _wrong_record(record: Any) -> str | None:
     kept = record if isinstance(record, Mapping) else {}
     lists = [(kept.get('names'), str), (kept.get('levels', []), Real)]
     right = all(isinstance(found, list) and all(isinstance(item, kind) for item in found) for found, kind in lists)
+    files = kept.get('files', {})
+    right = right and isinstance(files, Mapping) and all(isinstance(file, str) for file in files)
     if right and isinstance(kept.get('settings', {}), Mapping):
         return None
     return f"'optimizer.rollback' is {record!r:.80}, not the record of a run with rollback"
