@@ -2,7 +2,8 @@
 
 A page says where: between `<!-- made by benchmarks/pages.py: NAME -->` and `<!-- end -->`. NAME is one of the blocks
 below, or a file of benchmarks/results such as precision_cpu.md, of which the first table is taken. The pictures of
-docs/images that show results are drawn anew. With --check nothing is written; exit status 1 says that a page is behind.
+docs/images that show results are drawn anew. What has no result yet is left as it is. With --check nothing is written;
+exit status 1 says that a page is behind.
 """
 
 import argparse
@@ -23,28 +24,29 @@ REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / 'benchmarks' / 'results'
 IMAGES = REPO / 'docs' / 'images'
 _PLACE = re.compile(r'(<!-- made by benchmarks/pages\.py: (.+?) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
-NOT_MEASURED = {'cpu': 'Not measured yet.', 'cuda': 'Not measured: nobody has run it on a GPU yet.'}
+DEVICES = ('cpu', 'cuda')
 #: What the README shows of each step, for one set and these optimizers.
 README_SET, README_OPTIMIZERS = 'ViT-B classifier', ('AdamW', 'SGD')
 
 
 def result(name: str) -> dict[str, Any] | None:
-    """A saved result, None where there is none."""
+    """A saved result, None where there is none (or one of an older form, which did not say its device)."""
     file = RESULTS / f'{name}.json'
-    return json.loads(file.read_text()) if file.is_file() else None
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    return found if 'device' in found else None
 
 
-def _block(name: str, device: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
-    def text() -> str:
+def _block(name: str, device: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str | None]:
+    def text() -> str | None:
         found = result(f'{name}_{device}')
-        return NOT_MEASURED[device] if found is None else make(found)
+        return None if found is None else make(found)
 
     return text
 
 
-def step_summary() -> str:
-    found = {device: result(f'step_{device}') for device in NOT_MEASURED}
-    return tables.summary(found) if any(found.values()) else NOT_MEASURED['cpu']
+def step_summary() -> str | None:
+    found = {device: result(f'step_{device}') for device in DEVICES}
+    return tables.summary(found) if any(found.values()) else None
 
 
 def _details(found: Mapping[str, Any]) -> str:
@@ -54,12 +56,12 @@ def _details(found: Mapping[str, Any]) -> str:
     return '\n\n'.join([*parts, described(found['machine'])])
 
 
-def step_readme() -> str:
-    """One set, short; and what a GPU gives as far as one was measured."""
+def step_readme() -> str | None:
+    """One set, short; and whether a GPU was measured."""
     found, cuda = result('step_cpu'), result('step_cuda')
-    if found is None:
-        return NOT_MEASURED['cpu']
-    part = found['sets'][README_SET]
+    part = None if found is None else found['sets'].get(README_SET)
+    if found is None or part is None or not {*README_OPTIMIZERS} <= part['optimizers'].keys():
+        return None
     header = ['step', *(f'{kind}: {told}' for kind in README_OPTIMIZERS for told in ('ms', 'ratio'))]
     rows = []
     for name in LABELS:
@@ -80,7 +82,7 @@ def _short(part: Mapping[str, Any], kind: str, name: str) -> list[str]:
     return [f'{statistics.median(values["seconds"]) * 1e3:.1f}', f'{values["ratio"][1]:.2f}{fell_back}']
 
 
-BLOCKS: dict[str, Callable[[], str]] = {
+BLOCKS: dict[str, Callable[[], str | None]] = {
     'step, summary': step_summary,
     'step, README': step_readme,
     'step, targets on the CPU': _block('step', 'cpu', tables.targets),
@@ -92,18 +94,24 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def block(name: str) -> str:
-    """What belongs between the comments of that name."""
+def block(name: str) -> str | None:
+    """What belongs between the comments of that name; None if its result is not there."""
     if name in BLOCKS:
-        return BLOCKS[name]().rstrip('\n')
+        made = BLOCKS[name]()
+        return None if made is None else made.rstrip('\n')
     if name.endswith('.md') and (RESULTS / name).is_file():
         return (RESULTS / name).read_text().split('\n\n')[0]
     raise SystemExit(f'{name!r} is neither a block nor a file of {RESULTS}: one of {", ".join(BLOCKS)}')
 
 
 def rendered(text: str) -> str:
-    """A page with its blocks made anew."""
-    return _PLACE.sub(lambda match: f'{match[1]}{block(match[2])}\n{match[4]}', text)
+    """A page with its blocks made anew; those without a result are left as they are."""
+
+    def made(match: re.Match[str]) -> str:
+        new = block(match[2])
+        return match[0] if new is None else f'{match[1]}{new}\n{match[4]}'
+
+    return _PLACE.sub(made, text)
 
 
 def pages() -> list[Path]:
@@ -116,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--check', action='store_true', help='write nothing, and fail if something would be written')
     args = parser.parse_args()
-    for device in NOT_MEASURED:
+    for device in DEVICES:
         found = result(f'step_{device}')
         if found is not None and not args.check:
             tables.draw(found, IMAGES / f'step_{device}.png')

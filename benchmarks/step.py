@@ -2,8 +2,8 @@
 
 The trained parameters of three models, with the levels that the shipped configs give them; torch's Adam, AdamW and SGD
 in each of their forms, alone and with our rollback, and what else keeps two copies of the weights. All variants of an
-optimizer are timed in one process, in turn, beside a copy of as many parameters. Writes step_cpu.json (step_cuda.json),
-the same as Markdown, and a picture; `python benchmarks/pages.py` puts what lies in benchmarks/results into the pages.
+optimizer are timed in one process, in turn, beside a copy and an addition of as many numbers. Writes step_cpu.json (or
+step_cuda.json), the same as Markdown, and a picture; `python benchmarks/pages.py` puts them into the pages.
 """
 
 import argparse

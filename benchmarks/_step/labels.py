@@ -46,4 +46,4 @@ def verdict_text(row: Mapping[str, Any]) -> list[str]:
     if limit is None:
         return ['none', '-', row['verdict']]
     sign = 'at least' if 'times ours' in row['target'] else 'at most'
-    return [f'{sign} {limit:.2f}', '-' if value is None else f'{value:.2f}', row['verdict']]
+    return [f'{sign} {limit:.2f}', '-' if value is None else f'{value:.2f} times', row['verdict']]

@@ -64,9 +64,11 @@ def noise(result: Mapping[str, Any]) -> str:
 
 
 def bandwidth(result: Mapping[str, Any]) -> str:
-    """What a copy reached: a sentence."""
-    found = [f['copy']['bytes a second'] / 1e9 for p in result['sets'].values() for f in p['optimizers'].values()]
-    return f'A copy of as many bytes, in the same rounds, moved {min(found):.1f} to {max(found):.1f} GB/s.'
+    """What copies and additions reached: a sentence."""
+    moves = [found['moves'] for part in result['sets'].values() for found in part['optimizers'].values()]
+    rates = {name: [move[name]['bytes a second'] / 1e9 for move in moves] for name in moves[0]}
+    said = [f'{"an" if name[0] == "a" else "a"} {name} {min(r):.1f} to {max(r):.1f} GB/s' for name, r in rates.items()]
+    return f'In the same rounds as many numbers were moved, by {" and by ".join(said)}.'
 
 
 def target_rows(result: Mapping[str, Any]) -> list[list[str]]:
