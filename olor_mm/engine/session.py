@@ -20,6 +20,7 @@ from .agreement import Agreement
 from .checks import check_effect, check_first_step, trains_other_tensors
 from .ledger import LoadLedger
 from .loaded import roots_of_loaded
+from .messages import forward_messages
 from .origin import NO_FILE, left_alone, no_theta_0, told_origin, warn_of_random_theta_0
 from .report import format_report
 from .settings import LOADED, RollbackSettings
@@ -113,6 +114,7 @@ class RollbackSession:
         check_effect(self.model, optimizer, covered, self.levels, settings)
         names = {p: name for name, p in covered.items()}
         anchor = 'current' if settings.anchor == 'current' else None
+        forward_messages()
         self.rollback = Rollback(
             optimizer, self.levels, anchor=anchor, names=names, form=settings.form, keep=settings.keep
         )

@@ -72,6 +72,9 @@ def batches_of(
         store: What keeps theta_0.
         shards: Parameter to the number of its shard here, where torch does not tell.
         keeper: What keeps theta_0, where kernels cannot read it as it is. Defaults to None.
+
+    Raises:
+        RuntimeError: If a parameter has another shape than its theta_0.
     """
     keeper = None if keeper is None or keeper.is_plain else keeper
     batches: dict[Hashable, Batch] = {}
@@ -80,6 +83,11 @@ def batches_of(
             if param not in levels or param.grad is None or param not in store:
                 continue
             anchor, here = store[param], local(param)
+            if anchor.shape != param.shape:
+                raise RuntimeError(
+                    f'a parameter has shape {tuple(param.shape)} now, but {tuple(anchor.shape)} when its theta_0 was '
+                    'taken: change a model before its optimizer is built, or detach() and build a new Rollback'
+                )
             dense = is_dense(here) and (keeper is not None or here.stride() == local(anchor).stride())
             spread, shard = is_spread(param), shards.get(param, 0) + shard_index(param)
             # A batch has its own random numbers. What other ranks hold too must not be among what they do not.

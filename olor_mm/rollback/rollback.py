@@ -108,7 +108,7 @@ class Rollback:
         #: Parameter to the number of its shard here, where a plain tensor is one and torch does not tell.
         self.shards: Mapping[Tensor, int] = {}
         self._batches: list[Batch] | None = None
-        self._active: tuple[tuple[int, ...] | None, ...] = ()
+        self._active: tuple[object, ...] = ()
         self._handles: list[Any] = []
         self._held: Any = None
         self._single_pass: SinglePass | None = None
@@ -125,7 +125,7 @@ class Rollback:
         self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing, keep)
         self._store.keeper.origins.files += [str(anchor)] if given and isinstance(anchor, (str, Path)) else []
         if form == 'single_pass':
-            self._single_pass = SinglePass(optimizer, sorted({p.device.type for p in self.levels}))
+            self._single_pass = SinglePass(optimizer, {p.device for p in self.levels})
         self._held = hold_step(optimizer)
         self._handles = [
             # Traced with a compiled training step, they would be compiled anew at every change of the learning rate.
@@ -213,6 +213,10 @@ class Rollback:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # The arguments are those of step(), the optimizer itself the first of them.
         closure = args[1] if len(args) > 1 else kwargs.get('closure')
+        self._left = None
+        if self._single_pass is not None:
+            # Of a step that ended in an error.
+            self._single_pass.forget()
         if closure is None and all(p.grad is None for p in self.levels):
             # A step on nothing: the weights may still be loaded after it.
             return
@@ -224,8 +228,6 @@ class Rollback:
 
     def _step_and_pull(self, single_pass: SinglePass, closure: object) -> list[Batch] | None:
         """In a single pass what can be; returns what is left to be pulled, None if that is all."""
-        # Of a step that ended in an error.
-        single_pass.restore()
         if closure is not None:
             single_pass.say('step() is given a closure')
         elif not self._is_innermost():
@@ -278,8 +280,8 @@ class Rollback:
 
     def _plan(self) -> list[Batch]:
         """The tensors with a gradient in this step, by device and dtype; built anew only when they change."""
-        # With the strides: a model may change its memory format after some steps.
-        active = tuple(None if p.grad is None else p.stride() for p in self.levels)
+        # A model may change its memory format, or its shape, after some steps.
+        active = tuple(None if p.grad is None else (p.shape, p.stride()) for p in self.levels)
         if self._batches is not None and active == self._active:
             return self._batches
         check_gradients(self.levels, self.names)

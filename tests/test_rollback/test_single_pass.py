@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from olor_mm.rollback import Rollback
+from olor_mm.rollback import Keep, Rollback
 from olor_mm.rollback.single_pass import cpu
 from tests._torch import grad_scaler
 
@@ -174,7 +174,7 @@ REFUSED = {
     'amsgrad': (torch.optim.AdamW, {'amsgrad': True}, 'amsgrad=True'),
     'SGD without momentum': (torch.optim.SGD, {}, 'SGD without momentum'),
     'RMSprop': (torch.optim.RMSprop, {}, "RMSprop is none of torch's"),
-    'a learning rate on the device': (torch.optim.AdamW, {'lr': torch.tensor(1e-2)}, 'are tensors'),
+    'a learning rate on the device': (torch.optim.AdamW, {'lr': torch.tensor(1e-2)}, 'lr is a tensor'),
 }
 
 
@@ -244,19 +244,118 @@ def test_a_closure_makes_its_own_gradients(caplog):
     assert 'step() is given a closure' in caplog.text
 
 
-def test_an_error_in_the_step_loses_no_gradient():
+def test_after_an_error_in_the_step_its_gradients_are_used_up():
+    """Some parameters have made their step when it ends: as with torch's own, but they do not make it twice."""
     run = Run('AdamW', 'single_pass')
     run.step(2)
-    before = [p.grad for p in run.params]
+    before = [p.detach().clone() for p in run.params]
     # Of one that the optimizer's own step takes.
     state = run.optimizer.state[run.params[-1]]
     moment = state.pop('exp_avg')
     with pytest.raises(KeyError):
         run.optimizer.step()
     state['exp_avg'] = moment
+    once = [p.detach().clone() for p in run.params[: len(SHAPES)]]
+    assert not any(torch.equal(p, q) for p, q in zip(once, before, strict=False))
     run.optimizer.step()
-    assert all(p.grad is grad for p, grad in zip(run.params, before, strict=True))
-    assert run.rollback.num_steps == 3
+    assert all(torch.equal(p, q) for p, q in zip(run.params, once, strict=False))
+    run.step(1)
+    assert not any(torch.equal(p, q) for p, q in zip(run.params, once, strict=False))
+    assert all(p.grad is not None for p in run.params)
+
+
+@pytest.mark.parametrize('others_only', [False, True])
+def test_gradients_of_a_failed_step_do_not_come_back(others_only):
+    plain, single = Run('AdamW', 'foreach'), Run('AdamW', 'single_pass')
+    for run in (plain, single):
+        run.step(2)
+        saved = copy.deepcopy((run.optimizer.state_dict(), [p.detach() for p in run.params]))
+        state = run.optimizer.state[run.params[-1]]
+        moment = state.pop('exp_avg')
+        with pytest.raises(KeyError):
+            run.optimizer.step()
+        state['exp_avg'] = moment
+        run.optimizer.load_state_dict(saved[0])
+        for p, q in zip(run.params, saved[1], strict=True):
+            p.data.copy_(q)
+            p.grad = None
+        if others_only:
+            run.params[-1].grad = torch.ones_like(run.params[-1])
+            run.optimizer.step()
+            assert all(p.grad is None for p in run.params[: len(SHAPES)])
+        run.step(2)
+    single.assert_like(plain, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize('grown', ['moments', 'parameter'])
+@pytest.mark.parametrize('name', ['AdamW', 'SGD'])
+def test_tensors_of_another_shape_are_torchs_error(name, grown):
+    """Equal strides are not equal lengths: the kernels would write beyond the end."""
+    p = nn.Parameter(torch.randn(10, 64))
+    cls, options = OPTIMIZERS[name]
+    optimizer = cls([p], lr=1e-2, foreach=True, **options)
+    Rollback(optimizer, {p: 0.1}, form='single_pass')
+    p.grad = torch.ones_like(p)
+    for _ in range(2):
+        optimizer.step()
+    if grown == 'parameter':
+        p.data = torch.cat([p.data, p.data])
+        p.grad = torch.ones_like(p)
+    else:
+        key = 'exp_avg' if name == 'AdamW' else 'momentum_buffer'
+        optimizer.state[p][key] = torch.zeros(5, 64)
+    with pytest.raises(RuntimeError, match=r'size|shape'):
+        optimizer.step()
+
+
+@pytest.mark.parametrize('option', ['weight_decay', 'eps', 'lr'])
+def test_numbers_that_are_tensors_count_as_such(option):
+    plain, single = Run('AdamW', 'foreach'), Run('AdamW', 'single_pass')
+    for run in (plain, single):
+        run.optimizer.defaults['foreach'] = False
+        for group in run.optimizer.param_groups:
+            group.update({'fused': None, 'foreach': False, option: torch.tensor(group[option])})
+            group['rollback_initial_lr'] = 1e-2
+        for _ in range(3):
+            for p in run.params:
+                p.grad = torch.full_like(p, 0.1)
+            run.optimizer.step()
+    single.assert_like(plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('anchor_dtype', ['param', 'lossless'])
+def test_a_change_of_the_memory_format_between_steps(anchor_dtype):
+    plain, single = Run('AdamW', 'foreach'), Run('AdamW', 'single_pass')
+    for run, form in ((plain, 'foreach'), (single, 'single_pass')):
+        run.rollback.detach()
+        levels = dict.fromkeys(run.params, 0.05)
+        run.rollback = Rollback(run.optimizer, levels, form=form, keep=Keep(dtype=anchor_dtype))
+        run.step(2)
+        run.params[5].data = run.params[5].data.contiguous()
+        run.step(2)
+    single.assert_like(plain, rtol=2e-6, atol=2e-6)
+
+
+def test_with_another_default_device():
+    plain, single = Run('AdamW', 'foreach'), Run('AdamW', 'single_pass')
+    for run in (plain, single):
+        run.step(2)
+        with torch.device('meta'):
+            run.optimizer.step()
+    single.assert_like(plain, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize('count', ['of shape [1]', 'in float64'])
+def test_counts_of_steps_that_differ(count):
+    plain, single = Run('AdamW, plain', 'foreach'), Run('AdamW, plain', 'single_pass')
+    for run in (plain, single):
+        for group in run.optimizer.param_groups:
+            group['foreach'] = False
+        run.step(2)
+        state = run.optimizer.state[run.params[0]]
+        state['step'] = state['step'].reshape(1) if count == 'of shape [1]' else state['step'].double()
+        run.step(2)
+    single.assert_like(plain, rtol=2e-6, atol=2e-6)
 
 
 def test_a_graph_of_before_the_step_is_stale_after_it():
@@ -292,14 +391,47 @@ def test_without_a_compiler_it_says_so(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
     monkeypatch.setenv('CXX', 'no-such-compiler')
     monkeypatch.setenv('PATH', str(tmp_path))
-    cpu.load.cache_clear()
+    cpu._loaded.cache_clear()
     plain, single = Run('AdamW', 'foreach'), Run('AdamW', 'single_pass')
     plain.step(3)
     single.step(3)
-    cpu.load.cache_clear()
+    cpu._loaded.cache_clear()
     single.assert_like(plain, rtol=0, atol=0)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert 'there is no C++ compiler: install g++' in caplog.text
+
+
+def test_without_a_home_it_says_so(monkeypatch, caplog):
+    def nowhere():
+        raise RuntimeError('Could not determine home directory.')
+
+    for name in ('TORCH_EXTENSIONS_DIR', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('pathlib.Path.home', nowhere)
+    cpu._loaded.cache_clear()
+    run = Run('AdamW', 'single_pass')
+    run.step(2)
+    cpu._loaded.cache_clear()
+    assert run.rollback.form_in_use == 'foreach'
+    assert 'there is no home folder' in caplog.text
+    assert 'TORCH_EXTENSIONS_DIR' in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('harm', ['cut', 'emptied at its end'])
+def test_a_broken_library_is_compiled_anew(harm, tmp_path):
+    """Loading one as it is would end the process."""
+    environment = {**os.environ, 'TORCH_EXTENSIONS_DIR': str(tmp_path)}
+    kept = cpu._folder() / f'olor_mm_{cpu._key()}.so'
+    data = kept.read_bytes()
+    half = len(data) // 2
+    broken = {'cut': data[:half], 'emptied at its end': data[:half] + bytes(half)}[harm]
+    (tmp_path / kept.name).write_bytes(broken)
+    script = 'from olor_mm.rollback.single_pass import cpu; cpu.load().adam'
+    done = subprocess.run([sys.executable, '-c', script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert cpu._is_whole(tmp_path / kept.name)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 
 def test_a_step_that_the_scaler_skips_changes_nothing():
@@ -354,7 +486,7 @@ from olor_mm.rollback.single_pass import cuda
 
 types = {'addresses': '*i64', 'pieces': '*i64', 'scalars': '*fp32', 'grad_scale': '*fp32', 'found_inf': '*fp32',
          'sizes': '*i64', 'num': 'i32'}
-options = {'block': 2048, 'dtype': tl.float32, 'aligned': True, 'nesterov': False, 'scaled': False}
+options = {'block': 2048, 'dtype': tl.pointer_type(tl.float32), 'aligned': True, 'nesterov': False, 'scaled': False}
 for kernel, reads, writes in ((cuda._adam, 5, 3), (cuda._sgd, 4, 2)):
     names = kernel.arg_names
     source = ASTSource(

@@ -6,8 +6,8 @@ are 32. The state that the optimizer keeps is the same, so checkpoints of either
 
 import importlib
 import logging
-from collections.abc import Sequence
-from operator import is_
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,27 +23,23 @@ __all__ = ['SinglePass']
 
 _log = logging.getLogger(__name__)
 
-#: The index of a tensor in its batch, and its a.
-_Pull = tuple[int, float]
-
 
 class SinglePass:
     """Makes the step of an optimizer and the pull together, for as many of its parameters as it can.
 
     It leaves to the optimizer and to a pull of its own what it cannot take: parameters without state yet (their first
-    step), not dense, pulled by 0 or by 1/2 and more, or in a group with options that it does not know. It says so once.
+    step), pulled by 0 or by 1/2 and more, or with tensors or options that its kernels do not know. It says why, once.
 
     Args:
         optimizer: Whose steps are made.
-        devices: The types of the devices that its parameters are on: their kernels are compiled now and not at the
-            second step. Defaults to ().
+        devices: The devices that its parameters are on: their kernels are compiled now and not at the second step.
+            Defaults to ().
     """
 
-    def __init__(self, optimizer: Optimizer, devices: Sequence[str] = ()) -> None:
+    def __init__(self, optimizer: Optimizer, devices: Iterable[torch.device] = ()) -> None:
         self._optimizer = optimizer
         self._keys = state_keys(optimizer)
         self._hidden: list[tuple[Tensor, Tensor]] = []
-        self._layout: list[Tensor] = []
         self._said: set[str] = set()
         #: Why no step is made in a single pass; None while they are.
         self.refusal = refusal(optimizer)
@@ -74,16 +70,10 @@ class SinglePass:
             self.say(reason)
         left = []
         for batch in batches:
-            taken = self._pulls(batch, ratios, reasons)
-            for nesterov, part in self._by_nesterov(batch, taken).items():
-                chosen, strengths = batch.only([j for j, _ in part]), [a for _, a in part]
-                for ready in chosen.ready():
-                    self._take(ready, strengths[: len(ready.params)], found_inf, nesterov)
-                    strengths = strengths[len(ready.params) :]
-            done = {j for j, _ in taken}
-            left.append(batch.only([j for j in range(len(batch.params)) if j not in done]) if done else batch)
-        for param, _ in self._hidden:
-            param.grad = None
+            pulls = self._pulls(batch, ratios, reasons)
+            for nesterov in {bool(self._optimizer.param_groups[g].get('nesterov')) for g in batch.groups}:
+                self._take_all(batch, pulls, found_inf, nesterov)
+            left.append(batch.only([j for j in range(len(batch.params)) if j not in pulls]) if pulls else batch)
         return left
 
     def restore(self) -> None:
@@ -92,97 +82,132 @@ class SinglePass:
             param.grad = grad
         self._hidden = []
 
+    def forget(self) -> None:
+        """Give up gradients that are still hidden, because the optimizer's step ended in an error: they are used up."""
+        self._hidden = []
+
     def say(self, reason: str | None) -> None:
         """Log, once, why something is not done in a single pass."""
         if reason is not None and reason not in self._said:
             self._said.add(reason)
             _log.warning("form='single_pass' is not possible here (%s): the pull is a pass of its own", reason)
 
-    def _kernels(self, device: str) -> Any:
-        """The kernels for a type of device; None, with ``refusal`` set, where they cannot be used."""
-        if self.refusal is None and device in ('cpu', 'cuda'):
+    def _kernels(self, device: torch.device) -> Any:
+        """The kernels for a device; None, with ``refusal`` set, where they cannot be used."""
+        if self.refusal is None and device.type in ('cpu', 'cuda'):
             try:
-                kernels = importlib.import_module(f'.{device}', __name__)
-                kernels.load()
+                kernels = importlib.import_module(f'.{device.type}', __name__)
+                kernels.load(device)
             except (BuildError, ImportError) as error:
                 self.refusal = f'its kernels cannot be used here: {error}'
             else:
                 return kernels
         return None
 
-    def _pulls(self, batch: Batch, ratios: Sequence[float | Tensor], reasons: Sequence[str | None]) -> list[_Pull]:
-        """Which tensors of a batch can be taken, and the a of each."""
-        pulls: list[_Pull] = []
-        for j, (level, g) in enumerate(zip(batch.levels, batch.groups, strict=True)):
+    def _pulls(self, batch: Batch, ratios: Sequence[float | Tensor], reasons: Sequence[str | None]) -> dict[int, float]:
+        """The index in the batch of each tensor that can be taken, and its a."""
+        pulls: dict[int, float] = {}
+        refused: Counter[str] = Counter()
+        whole = _refusal_of(batch)
+        for j, (param, level, g) in enumerate(zip(batch.params, batch.levels, batch.groups, strict=True)):
             ratio = ratios[g]
-            if reasons[g] is None and not isinstance(ratio, Tensor) and 0.0 < ratio * level < 0.5:
-                pulls.append((j, ratio * level))
-        states = self._optimizer.state
-        pulls = [(j, a) for j, a in pulls if states[batch.params[j]].get(self._keys[0]) is not None]
-        if not pulls:
-            return []
-        reason = self._refusal_of(batch, [batch.params[j] for j, _ in pulls])
-        if reason is None and self._kernels(batch.params[0].device.type) is None:
-            reason = self.refusal
-        self.say(reason)
-        return [] if reason else pulls
+            state = self._optimizer.state.get(param, {})
+            if reasons[g] is not None or isinstance(ratio, Tensor) or not 0.0 < ratio * level < 0.5:
+                continue
+            if not param.numel() or state.get(self._keys[0]) is None:
+                continue
+            reason = whole or self._refusal_of_tensor(param, state)
+            if reason is None:
+                pulls[j] = ratio * level
+            else:
+                refused[reason] += 1
+        for reason, count in refused.items():
+            self.say(reason if reason == whole else f'{reason}, of {count} tensors')
+        if pulls and self._kernels(batch.params[0].device) is None:
+            self.say(self.refusal)
+            return {}
+        return pulls
 
-    def _by_nesterov(self, batch: Batch, pulls: list[_Pull]) -> dict[bool, list[_Pull]]:
-        parts: dict[bool, list[_Pull]] = {}
-        for j, a in pulls:
-            nesterov = bool(self._optimizer.param_groups[batch.groups[j]].get('nesterov'))
-            parts.setdefault(nesterov, []).append((j, a))
-        return parts
-
-    def _refusal_of(self, batch: Batch, params: list[Tensor]) -> str | None:
-        """Why the kernels cannot read these tensors; None if they can."""
-        if not batch.dense or batch.spread or params[0].device.type not in ('cpu', 'cuda'):
-            return 'parameters are sharded or not dense'
-        if params[0].dtype not in (torch.float32, torch.float64):
-            return f'parameters are {params[0].dtype}'
-        moments = [self._optimizer.state[p][key] for key in self._keys for p in params]
-        if len(moments) != len(self._layout) or not all(map(is_, moments, self._layout)):
-            if not all(map(_alike, moments, params * len(self._keys))):
-                return 'moments lie otherwise in memory than their parameters'
-            self._layout = moments
-        if not all(_alike(p.grad, p) for p in params):
-            return 'gradients lie otherwise in memory than their parameters'
+    def _refusal_of_tensor(self, param: Tensor, state: Mapping[str, Any]) -> str | None:
+        if not all(_alike(state.get(key), param) for key in self._keys):
+            return 'the moments lie otherwise in memory than the parameters'
+        if not _alike(param.grad, param):
+            return 'the gradients lie otherwise in memory than the parameters'
+        count = state.get('step')
+        if not isinstance(self._optimizer, SGD) and (
+            not isinstance(count, Tensor) or count.dim() or count.device.type not in ('cpu', param.device.type)
+        ):
+            return 'the counts of steps are not as torch makes them'
         return None
 
+    def _take_all(self, batch: Batch, pulls: Mapping[int, float], found_inf: Tensor | None, nesterov: bool) -> None:
+        """Those with or without Nesterov's momentum, and the counts of whose steps are in one place."""
+        parts: dict[tuple[torch.device, torch.dtype] | None, list[int]] = {}
+        for j in pulls:
+            if bool(self._optimizer.param_groups[batch.groups[j]].get('nesterov')) == nesterov:
+                count = self._optimizer.state[batch.params[j]].get('step')
+                key = (count.device, count.dtype) if isinstance(count, Tensor) else None
+                parts.setdefault(key, []).append(j)
+        for part in parts.values():
+            strengths = [pulls[j] for j in part]
+            for ready in batch.only(part).ready():
+                self._take(ready, strengths[: len(ready.params)], found_inf, nesterov)
+                strengths = strengths[len(ready.params) :]
+
     def _take(self, batch: Batch, strengths: list[float], found_inf: Tensor | None, nesterov: bool) -> None:
-        """Call the kernel for a batch, with the a of each tensor, and count the step."""
+        """Call the kernel for a batch, with the a of each tensor, and hide the gradients."""
         params = batch.params
         grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
         states = [self._optimizer.state[p] for p in params]
-        lists = [params, grads, *([state[key] for state in states] for key in self._keys)]
-        lists.append(batch.anchors)
+        lists = [params, grads, *([state[key] for state in states] for key in self._keys), batch.anchors]
         device, dtype = params[0].device, params[0].dtype
-        groups = batch.groups
-        kernels = self._kernels(device.type)
-        skip = {}
-        if found_inf is not None:
-            skip['found_inf'] = found_inf.to(device, non_blocking=True)
-        scale = getattr(self._optimizer, 'grad_scale', None)
-        if scale is not None:
-            skip['grad_scale'] = scale.to(device, non_blocking=True)
+        kernels = self._kernels(device)
+        given = {'found_inf': found_inf, 'grad_scale': getattr(self._optimizer, 'grad_scale', None)}
+        skip = {name: value.to(device, non_blocking=True) for name, value in given.items() if value is not None}
         if isinstance(self._optimizer, SGD):
-            kernels.sgd(*lists, sgd_scalars(self._optimizer, groups, strengths, device).to(dtype), nesterov, **skip)
+            scalars = sgd_scalars(self._optimizer, batch.groups, strengths, device)
+            kernels.sgd(*lists, scalars.to(dtype), nesterov, **skip)
         else:
             steps = [state['step'] for state in states]
-            count = torch.stack(steps)
-            if count.device != device:
-                # Else the host would wait for the copy.
-                count = count.pin_memory()
-            count = count.to(device, torch.float64, non_blocking=True) + 1
-            kernels.adam(*lists, adam_scalars(self._optimizer, groups, strengths, count).to(dtype), **skip)
+            scalars = adam_scalars(self._optimizer, batch.groups, strengths, _next(steps, device))
+            kernels.adam(*lists, scalars.to(dtype), **skip)
             torch._foreach_add_(steps, 1)
             if found_inf is not None:
-                torch._foreach_sub_(steps, [found_inf.reshape(())] * len(steps))
-        for param in params:
+                torch._foreach_sub_(steps, [found_inf.reshape(()).to(steps[0].device)] * len(steps))
+        for param, grad in zip(params, grads, strict=True):
             # So that autograd sees that a graph of before this step is stale.
             increment_version(param)
-        self._hidden += zip(params, grads, strict=True)
+            self._hidden.append((param, grad))
+            param.grad = None
+
+
+def _next(steps: list[Tensor], device: torch.device) -> Tensor:
+    """The counts of steps after this one, in float64 on a device."""
+    count = torch.stack(steps)
+    if count.device != device:
+        # Else the host would wait for the copy.
+        count = count.pin_memory()
+    return count.to(device, torch.float64, non_blocking=True) + 1
+
+
+def _refusal_of(batch: Batch) -> str | None:
+    """Why nothing of a batch can be taken; None if it can."""
+    param = batch.params[0]
+    if not batch.dense or batch.spread or param.device.type not in ('cpu', 'cuda'):
+        return 'parameters are sharded or not dense'
+    if param.dtype not in (torch.float32, torch.float64):
+        return f'parameters are {param.dtype}'
+    if param.device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
+        return 'a CUDA graph is being captured'
+    return None
 
 
 def _alike(tensor: Any, param: Tensor) -> bool:
-    return bool(tensor.dtype == param.dtype and tensor.device == param.device and tensor.stride() == param.stride())
+    # All of it: the kernels walk over memory and do not ask.
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.shape == param.shape
+        and tensor.stride() == param.stride()
+        and tensor.dtype == param.dtype
+        and tensor.device == param.device
+    )

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <vector>
 
 namespace {
@@ -53,7 +54,8 @@ void adam_piece(T* __restrict__ param, const T* __restrict__ grad, T* __restrict
   const T rest2 = scalars[5], eps = scalars[6], size = scalars[7], root = scalars[8], a = scalars[9];
   for (int64_t i = begin; i < end; ++i) {
     const T p = param[i];
-    const T g = multiply_add(p, l2, sign * grad[i]);
+    // Without decay nothing of p may get into g: it may be infinite.
+    const T g = l2 == 0 ? sign * grad[i] : multiply_add(p, l2, sign * grad[i]);
     const T m = multiply_add(rest1, g - exp_avg[i], exp_avg[i]);
     const T v = multiply_add(rest2 * g, g, beta2 * exp_avg_sq[i]);
     const T updated = p * shrink + (-size * m) / (std::sqrt(v) / root + eps);
@@ -70,7 +72,8 @@ void sgd_piece(T* __restrict__ param, const T* __restrict__ grad, T* __restrict_
   const T sign = scalars[0], l2 = scalars[1], momentum = scalars[2], rest = scalars[3], lr = scalars[4], a = scalars[5];
   for (int64_t i = begin; i < end; ++i) {
     const T p = param[i];
-    const T g = multiply_add(p, l2, sign * grad[i]);
+    // Without decay nothing of p may get into g: it may be infinite.
+    const T g = l2 == 0 ? sign * grad[i] : multiply_add(p, l2, sign * grad[i]);
     const T b = multiply_add(rest, g, momentum * buffer[i]);
     const T updated = multiply_add(-lr, nesterov ? multiply_add(momentum, b, g) : b, p);
     param[i] = multiply_add(a, anchor[i] - updated, updated);
@@ -78,8 +81,29 @@ void sgd_piece(T* __restrict__ param, const T* __restrict__ grad, T* __restrict_
   }
 }
 
+// What the Python side has seen to; here once more, for beyond it lies other memory.
+void check(TensorList params, std::initializer_list<TensorList> others, const Tensor& scalars, int64_t width) {
+  TORCH_CHECK(!params.empty(), "olor_mm: no tensors");
+  const auto type = params[0].scalar_type();
+  TORCH_CHECK(scalars.is_contiguous() && scalars.device().is_cpu() && scalars.scalar_type() == type &&
+                  scalars.dim() == 2 && scalars.size(0) == static_cast<int64_t>(params.size()) &&
+                  scalars.size(1) == width,
+              "olor_mm: scalars must be of shape [", params.size(), ", ", width, "], of the parameters' dtype");
+  for (const auto& some : others) {
+    TORCH_CHECK(some.size() == params.size(), "olor_mm: ", some.size(), " tensors for ", params.size(), " parameters");
+    for (size_t t = 0; t < params.size(); ++t) {
+      TORCH_CHECK(some[t].numel() == params[t].numel() && some[t].scalar_type() == type &&
+                      params[t].scalar_type() == type && some[t].device().is_cpu() && params[t].device().is_cpu() &&
+                      params[t].is_non_overlapping_and_dense() && some[t].strides() == params[t].strides(),
+                  "olor_mm: a tensor of size ", some[t].sizes(), " for a parameter of size ", params[t].sizes(),
+                  ", or of another dtype, device or memory layout");
+    }
+  }
+}
+
 void adam(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList anchors,
           const Tensor& scalars) {
+  check(params, {grads, exp_avgs, exp_avg_sqs, anchors}, scalars, 10);
   AT_DISPATCH_FLOATING_TYPES(params[0].scalar_type(), "olor_mm::adam", [&] {
     const scalar_t* table = scalars.const_data_ptr<scalar_t>();
     const int64_t width = scalars.size(1);
@@ -106,6 +130,7 @@ void sgd_all(TensorList params, TensorList grads, TensorList buffers, TensorList
 
 void sgd(TensorList params, TensorList grads, TensorList buffers, TensorList anchors, const Tensor& scalars,
          bool nesterov) {
+  check(params, {grads, buffers, anchors}, scalars, 6);
   nesterov ? sgd_all<true>(params, grads, buffers, anchors, scalars)
            : sgd_all<false>(params, grads, buffers, anchors, scalars);
 }

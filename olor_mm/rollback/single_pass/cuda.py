@@ -21,7 +21,8 @@ __all__ = ['adam', 'load', 'sgd']
 _BLOCK = 2048
 #: Triton 2.1, which came with torch 2.1, has only the one that it is named after there.
 _TRITON_ERROR = triton.errors.TritonError if hasattr(triton, 'errors') else triton.CompilationError
-_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+#: Built here: inside a kernel Triton 2.1 cannot.
+_DTYPES = {torch.float32: tl.pointer_type(tl.float32), torch.float64: tl.pointer_type(tl.float64)}
 
 
 def adam(
@@ -53,15 +54,17 @@ def sgd(
 
 
 @functools.cache
-def load() -> None:
-    """See that kernels can be compiled and run here.
+def load(device: torch.device) -> None:
+    """See that kernels can be compiled and run on a device.
 
     Raises:
         BuildError: If they cannot.
     """
     try:
-        one = [torch.ones(1, device='cuda')]
-        sgd(one, one, one, one, torch.zeros(1, 6, device='cuda'), False, found_inf=torch.ones(1, device='cuda'))
+        one = [torch.ones(1, device=device)]
+        skip = torch.ones(1, device=device)
+        adam(one, one, one, one, one, torch.zeros(1, 10, device=device), found_inf=skip)
+        sgd(one, one, one, one, torch.zeros(1, 6, device=device), False, found_inf=skip)
     except (RuntimeError, OSError, subprocess.SubprocessError, _TRITON_ERROR) as error:
         raise BuildError(f'Triton: {error}') from error
 
@@ -77,7 +80,7 @@ def _launch(
     params = tensors[0]
     device = params[0].device
     pieces, sizes = _pieces(tuple(p.numel() for p in params), device)
-    addresses = torch.tensor([[t.data_ptr() for t in some] for some in tensors])
+    addresses = torch.tensor([[t.data_ptr() for t in some] for some in tensors], device='cpu')
     aligned = not bool((addresses % 16).any())
     if device.type == 'cuda':
         # Without a wait of the host for the device.
@@ -92,21 +95,26 @@ def _launch(
         )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _pieces(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Which tensor and which block of it each program of the kernel takes, [pieces, 2]; and the tensors' sizes."""
-    pieces = [(tensor, block) for tensor, size in enumerate(sizes) for block in range(-(-size // _BLOCK))]
-    return torch.tensor(pieces, device=device), torch.tensor(sizes, device=device)
+    lengths = torch.tensor(sizes, device='cpu')
+    blocks = (lengths + _BLOCK - 1) // _BLOCK
+    tensor = torch.repeat_interleave(torch.arange(len(sizes), device='cpu'), blocks)
+    first = torch.cumsum(blocks, 0) - blocks
+    block = torch.arange(len(tensor), device='cpu') - first[tensor]
+    return torch.stack([tensor, block], 1).to(device), lengths.to(device)
 
 
 @functools.lru_cache(maxsize=16)
 def _zero(device: torch.device) -> Tensor:
-    return torch.zeros(1, device=device)
+    # Copied from the host, which waits for it: other streams will read it.
+    return torch.tensor([0.0], device='cpu').to(device)
 
 
 @triton.jit
 def _pointers(addresses, tensor, aligned: tl.constexpr, dtype: tl.constexpr):
-    pointer = tl.load(addresses + tensor).to(tl.pointer_type(dtype))
+    pointer = tl.load(addresses + tensor).to(dtype)
     if aligned:
         pointer = tl.multiple_of(pointer, 16)
     return pointer
@@ -140,7 +148,9 @@ def _adam_block(
     param, grad, exp_avg, exp_avg_sq, anchor, row, grad_scale, mask, scaled: tl.constexpr, full: tl.constexpr
 ):
     p = _load(param, mask, full)
-    g = tl.load(row) * _gradient(grad, grad_scale, mask, scaled, full) + p * tl.load(row + 1)
+    g = tl.load(row) * _gradient(grad, grad_scale, mask, scaled, full)
+    # Without decay nothing of p may get into g: it may be infinite.
+    g = tl.where(tl.load(row + 1) == 0, g, g + p * tl.load(row + 1))
     m = _load(exp_avg, mask, full)
     m += tl.load(row + 3) * (g - m)
     v = tl.load(row + 4) * _load(exp_avg_sq, mask, full) + tl.load(row + 5) * g * g
@@ -180,7 +190,9 @@ def _sgd_block(
 ):  # fmt: skip
     momentum = tl.load(row + 2)
     p = _load(param, mask, full)
-    g = tl.load(row) * _gradient(grad, grad_scale, mask, scaled, full) + p * tl.load(row + 1)
+    g = tl.load(row) * _gradient(grad, grad_scale, mask, scaled, full)
+    # Without decay nothing of p may get into g: it may be infinite.
+    g = tl.where(tl.load(row + 1) == 0, g, g + p * tl.load(row + 1))
     b = momentum * _load(buffer, mask, full) + tl.load(row + 3) * g
     updated = p - tl.load(row + 4) * ((g + momentum * b) if nesterov else b)
     _store(param, updated + tl.load(row + 5) * (_load(anchor, mask, full) - updated), mask, full)

@@ -31,8 +31,10 @@ def refusal_of_group(group: Mapping[str, Any]) -> str | None:
             return f'{option}=True'
     if group.get('momentum', 1) == 0:
         return 'SGD without momentum'
-    if any(isinstance(value, Tensor) for value in (group['lr'], *group.get('betas', ()))):
-        return 'lr or betas are tensors'
+    for option in ('lr', 'betas', 'eps', 'weight_decay', 'momentum', 'dampening'):
+        value = group.get(option)
+        if any(isinstance(part, Tensor) for part in (value if isinstance(value, (tuple, list)) else [value])):
+            return f'{option} is a tensor'
     return None
 
 
@@ -54,7 +56,7 @@ def adam_scalars(optimizer: Optimizer, groups: Sequence[int], pulls: Sequence[fl
         float64 [n, 10] on that device.
     """
     rows = []
-    for group in optimizer.param_groups:
+    for group in _used(optimizer, groups):
         (beta1, beta2), lr, decay = group['betas'], group['lr'], group['weight_decay']
         decoupled = group.get('decoupled_weight_decay', isinstance(optimizer, AdamW))
         l2, shrink = (0.0, 1 - lr * decay) if decoupled else (decay, 1.0)
@@ -80,7 +82,7 @@ def sgd_scalars(optimizer: Optimizer, groups: Sequence[int], pulls: Sequence[flo
     """
     rows = [
         [_sign(group), group['weight_decay'], group['momentum'], 1 - group['dampening'], group['lr']]
-        for group in optimizer.param_groups
+        for group in _used(optimizer, groups)
     ]
     return _table(rows, groups, pulls, device)
 
@@ -89,11 +91,18 @@ def _sign(group: Mapping[str, Any]) -> float:
     return -1.0 if group.get('maximize') else 1.0
 
 
-def _table(rows: list[list[Any]], groups: Sequence[int], pulls: Sequence[float], device: torch.device) -> Tensor:
+def _used(optimizer: Optimizer, groups: Sequence[int]) -> list[dict[str, Any]]:
+    return [optimizer.param_groups[g] for g in sorted(set(groups))]
+
+
+def _table(rows: list[list[float]], groups: Sequence[int], pulls: Sequence[float], device: torch.device) -> Tensor:
     """The row of each tensor's group and its a, without a wait of the host for the device."""
-    # Of a group that is not taken the numbers may be tensors.
-    rows = [[0.0 if isinstance(value, Tensor) else value for value in row] for row in rows]
-    table = torch.empty(len(pulls), len(rows[0]) + 1, dtype=torch.float64, pin_memory=device.type == 'cuda')
-    table[:, :-1] = torch.tensor(rows, dtype=torch.float64)[torch.tensor(groups)]
-    table[:, -1] = torch.tensor(pulls, dtype=torch.float64)
+    place = {g: row for row, g in enumerate(sorted(set(groups)))}
+    host = torch.device('cpu')
+    table = torch.empty(
+        len(pulls), len(rows[0]) + 1, dtype=torch.float64, device=host, pin_memory=device.type == 'cuda'
+    )
+    index = torch.tensor([place[g] for g in groups], device=host)
+    table[:, :-1] = torch.tensor(rows, dtype=torch.float64, device=host)[index]
+    table[:, -1] = torch.tensor(pulls, dtype=torch.float64, device=host)
     return table.to(device, non_blocking=True)
