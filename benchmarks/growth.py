@@ -165,7 +165,9 @@ def series_table(result: Mapping[str, Any], name: str) -> str:
 def _time(found: Mapping[str, Any]) -> str:
     if 'seconds' not in found:
         return str(found['note'])
-    told = f'{statistics.median(found["seconds"]) * 1e3:.2f}{" (noisy)" if spread(found["seconds"]) > NOISY else ""}'
+    # Too few rounds have no spread, and tell nothing.
+    calm = spread(found['seconds']) <= NOISY
+    told = f'{statistics.median(found["seconds"]) * 1e3:.2f}{"" if calm else " (noisy)"}'
     return f'{told} ({found["note"]})' if found['note'] else told
 
 

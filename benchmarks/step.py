@@ -18,7 +18,7 @@ from _common import machine, write
 from _step import measuring, sets, tables, variants
 
 
-def measure(args: argparse.Namespace) -> None:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, saved after every optimizer."""
     start = time.perf_counter()
     result: dict[str, Any] = {'machine': machine(args.device), 'device': args.device, 'rounds': args.rounds, 'sets': {}}
@@ -34,6 +34,7 @@ def measure(args: argparse.Namespace) -> None:
             save(result, args, time.perf_counter() - start)
         del data
         gc.collect()
+    return result
 
 
 def save(result: dict[str, Any], args: argparse.Namespace, seconds: float) -> None:
@@ -42,7 +43,6 @@ def save(result: dict[str, Any], args: argparse.Namespace, seconds: float) -> No
     result['machine']['job'] = f'{args.rounds} rounds in {seconds:.0f} s, {peak / 1e9:.1f} GB resident at most'
     result.update({'targets': measuring.targets(result, args.device), 'peak resident bytes': peak})
     write(args.out, f'step_{args.device}', result, tables.page(result))
-    tables.draw(result, args.out / f'step_{args.device}.png')
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument('--small', action='store_true', help='tiny models: shows that the benchmark works')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
-    measure(args)
+    tables.draw(measure(args), args.out / f'step_{args.device}.png')
     print((args.out / f'step_{args.device}.md').read_text())
     print(f'In {args.out}: step_{args.device}.json, .md and .png')
 

@@ -1,5 +1,6 @@
 """The result of `benchmarks/step.py` as tables and as a picture; from its JSON alone."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,10 +38,11 @@ def _label(kind: str, variant: str, values: Mapping[str, Any]) -> str:
 
 
 def _cells(variant: str, values: Mapping[str, Any], about: Mapping[str, int]) -> list[str]:
+    between = spread(values['seconds'])
     share = f'{share_ratio(values["ratio"][1], about):.2f}' if variant.startswith('rollback') else '-'
     return [
         f'{statistics.median(values["seconds"]) * 1e3:.1f}',
-        f'{spread(values["seconds"]):.0%}',
+        '-' if math.isnan(between) else f'{between:.0%}',
         ratio_text(values['ratio']),
         share,
         f'{values["bytes"] / about["parameters"]:.1f}{"" if values["bytes by"] == "formula" else " (counted)"}',
