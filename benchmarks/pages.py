@@ -99,9 +99,10 @@ def block(name: str) -> str | None:
     if name in BLOCKS:
         made = BLOCKS[name]()
         return None if made is None else made.rstrip('\n')
-    if name.endswith('.md') and (RESULTS / name).is_file():
-        return (RESULTS / name).read_text().split('\n\n')[0]
-    raise SystemExit(f'{name!r} is neither a block nor a file of {RESULTS}: one of {", ".join(BLOCKS)}')
+    if name.endswith('.md'):
+        file = RESULTS / name
+        return file.read_text().split('\n\n')[0] if file.is_file() else None
+    raise SystemExit(f'{name!r} is neither a file NAME.md of {RESULTS} nor a block: {"; ".join(BLOCKS)}')
 
 
 def rendered(text: str) -> str:

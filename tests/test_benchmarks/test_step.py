@@ -76,7 +76,7 @@ def test_a_single_pass_is_counted_as_one_or_called_what_it_is(part, small, kind,
     assert fallen.moved == base + variants.APART * pulled
 
 
-def _no_compiler():
+def _no_compiler(*_):
     from olor_mm.rollback.single_pass.cpu import BuildError
 
     raise BuildError('no compiler today')
@@ -173,7 +173,10 @@ def test_the_pages_take_what_there_is(run, part, tmp_path, monkeypatch):
     made = pages.rendered(text)
     assert made == text.replace('old', pages.block('step, summary'))
     assert pages.rendered(made) == made
-    unknown = text.replace('step, summary', 'growth, GPU')
-    assert pages.rendered(unknown) == unknown
-    with pytest.raises(SystemExit, match='neither a block nor a file'):
+    for name in ('growth, GPU', 'means_cpu.md'):
+        missing = text.replace('step, summary', name)
+        assert pages.rendered(missing) == missing
+    (tmp_path / 'means_cpu.md').write_text('| a |\n|---|\n\nthe machine\n')
+    assert pages.block('means_cpu.md') == '| a |\n|---|'
+    with pytest.raises(SystemExit, match='nor a block'):
         pages.rendered(text.replace('summary', 'sumary'))
