@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import anchor_memory
 import growth
 from _common import described, table
 from _step import tables
@@ -91,6 +92,8 @@ BLOCKS: dict[str, Callable[[], str | None]] = {
     'step, GPU': _block('step', 'cuda', _details),
     'growth, CPU': _block('growth', 'cpu', growth.page),
     'growth, GPU': _block('growth', 'cuda', growth.page),
+    'anchor memory, CPU': _block('anchor_memory', 'cpu', anchor_memory.page),
+    'anchor memory, GPU': _block('anchor_memory', 'cuda', anchor_memory.page),
 }
 
 

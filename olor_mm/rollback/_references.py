@@ -163,7 +163,8 @@ def resolved(
             if reference.key not in tensors or tensors[reference.key].shape != param.shape:
                 raise AnchorFileError(
                     f'theta_0 of {names(param)} is to be {"/".join(reference.key)} of {found}, which has no such '
-                    f'tensor of shape {tuple(param.shape)}: load the checkpoint of this model'
+                    f'tensor of shape {tuple(param.shape)}: load the checkpoint of this model, not '
+                    'sharded by FSDP'
                 )
             # A copy: what is kept must not change with the file.
             value = tensors[reference.key].to(getattr(torch, reference.dtype), copy=True)

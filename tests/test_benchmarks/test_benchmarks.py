@@ -82,3 +82,25 @@ def test_pacs_is_learned(network, setting, method, tmp_path, shared_data):
     before = log.stat().st_mtime_ns
     assert subprocess.run(command, env=env, capture_output=True, timeout=600).returncode == 0
     assert log.stat().st_mtime_ns == before
+
+
+def test_anchor_memory_measures_every_way(tmp_path):
+    command = [sys.executable, str(REPO / 'benchmarks' / 'anchor_memory.py'), '--small', '--rounds', '4']
+    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
+    run = subprocess.run([*command, '--out', str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    result = json.loads((tmp_path / 'anchor_memory_cpu.json').read_text())
+    sizes = {name: found['checkpoint'] for name, found in result['ways'].items()}
+    theta_0 = 4 * result['about']['pulled']
+    without = sizes['no rollback']
+    assert sizes['plain'] - without > theta_0
+    assert theta_0 / 2 < sizes["anchor_dtype='lossless'"] - without < 0.7 * theta_0
+    assert sizes["anchor_saved='reference'"] - without < 0.2 * theta_0
+    for name, found in result['ways'].items():
+        assert all(len(values) == 4 for values in found['seconds'].values()), name
+    table = (tmp_path / 'anchor_memory_cpu.md').read_text()
+    assert table in run.stdout
+    # On the CPU nothing is said of a GPU.
+    lines = [line for line in table.splitlines() if 'pinned' in line]
+    assert len(lines) == 2
+    assert all(line.count('not measured') == 7 for line in lines)

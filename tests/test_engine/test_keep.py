@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from olor_mm.engine import RollbackSettings
@@ -50,7 +51,9 @@ def plain(tmp_path_factory):
 
 def config_of(work_dir, file, **options):
     rollback = {**ROLLBACK, **options}
-    return toy_config(work_dir, rollback=rollback, optimizer={'type': 'AdamW', 'lr': 0.01}, load_from=str(file))
+    config = toy_config(work_dir, rollback=rollback, optimizer={'type': 'AdamW', 'lr': 0.01}, load_from=str(file))
+    config.default_hooks.checkpoint.type = 'olor_mm.DurableCheckpointHook'
+    return config
 
 
 def same(a, b):
@@ -193,3 +196,17 @@ def test_replicas_end_alike_and_as_in_the_plain_form(tmp_path):
     assert [state.pop('kinds') for state in (*plain, *other)] == [{'torch.float64'}] * 2 + [{'torch.float16'}] * 2
     for state in (plain[1], *other):
         assert all(same(state[kind], plain[0][kind]) for kind in ('weights', 'theta_0'))
+
+
+def test_theta_0_is_fetched_ahead_in_the_last_backward_pass_before_a_step_alone():
+    model = nn.Module()
+    model.backbone = nn.Linear(2, 2)
+    config = {'optimizer': {'type': 'SGD', 'lr': 0.1}, 'accumulative_counts': 3}
+    config['constructor'] = 'olor_mm.OLOROptimWrapperConstructor'
+    wrapper = build_optim_wrapper(model, {**config, 'rollback': {'max_level': 0.1, **OPTIONS['pinned']}})
+    wrapper.initialize_count_status(model, 0, 5)
+    found = []
+    for _ in range(5):
+        wrapper.update_params(model.backbone(torch.ones(1, 2)).sum())
+        found.append(wrapper.rollback_session.rollback.keeper.prefetch.active)
+    assert found == [False, False, True, False, True]
