@@ -70,7 +70,8 @@ def step_readme() -> str | None:
             rows.append([LABELS[name], *(c for kind in README_OPTIMIZERS for c in _short(part, kind, name))])
     about = part['about']
     said = f'{README_SET}, {about["parameters"]:,} parameters, {about["pulled"]:,} of them pulled at '
-    said += f'{about["distinct levels"]} levels; medians of {found["rounds"]} rounds. {tables.noise(found)}'
+    said += f'{about["distinct levels"]} levels; medians of {found["rounds"]} rounds. '
+    said += tables.noise({'sets': {README_SET: part}})
     gpu = 'On a GPU it was not measured yet.' if cuda is None else 'The page has the figures of a GPU too.'
     return '\n\n'.join([table(rows, header), f'{said} {described(found["machine"])} {gpu}'])
 

@@ -61,7 +61,7 @@ def noise(result: Mapping[str, Any]) -> str:
     said = f'The base step against itself in the same rounds gave medians of {min(medians):.2f} to {max(medians):.2f}.'
     if not noisy:
         return said + ' The machine was calm enough everywhere.'
-    where = ', '.join(f'{name} with {kind}' for name, kind, _ in noisy)
+    where = '; '.join(f'{name} with {kind}' for name, kind, _ in noisy)
     return f'{said} **The machine was too noisy to tell small differences at {len(noisy)} of {len(parts)}:** {where}.'
 
 
