@@ -156,13 +156,23 @@ def check_theta_0(value: Tensor, param: Tensor, name: str) -> None:
             'load its weights before the first step'
         )
     _check_kind('', value, param, name)
-    # The largest magnitude is NaN where one value is; it takes no memory, as isfinite would.
-    here = local(value.detach())
-    if here.numel() and not math.isfinite(float(torch.linalg.vector_norm(here, ord=math.inf))):
+    if not _all_finite(local(value.detach())):
         raise ValueError(
             f'theta_0 of {name} has NaN or infinite values, which every step would spread: load whole weights before '
             'the first step, give another anchor, or leave this part out'
         )
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite; takes no memory, as isfinite would."""
+    if not values.numel():
+        return True
+    # Neither can be lost in a sum, and adding is several times faster than comparing magnitudes.
+    wide = torch.float32 if values.dtype.itemsize < 4 else None
+    if bool(torch.isfinite(torch.sum(values, dtype=wide))):
+        return True
+    # A sum may also be too large. The largest magnitude is NaN where one value is.
+    return math.isfinite(float(torch.linalg.vector_norm(values, ord=math.inf)))
 
 
 def check_saved(value: Any, param: Tensor, name: str) -> None:

@@ -9,13 +9,20 @@ taken past theta_0 or away from it, for the result lies between the two.
 
 The random numbers are a function of a count that is saved with the optimizer: all replicas of a model round alike, a
 resumed run rounds as the uninterrupted one would have, and nobody else's random numbers change.
+
+How: in float64 the pull leaves tens of bits below those that the weight's own dtype keeps. A random number is added to
+these, as integers, and what then lies below is cut off: the bits that are kept have carried one more with just the
+probability that makes the mean exact. That is nine kernels for as many tensors as go through together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from . import kernels
 
 __all__ = ['COUNT_KEY', 'LOW_PRECISION', 'Dither', 'stochastic']
 
@@ -25,8 +32,16 @@ COUNT_KEY = 'rollback_rounded_steps'
 #: Dtypes whose pull is rounded stochastically.
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
-# Elements that are rounded at a time: what a CPU's cache holds, and what leaves a device's memory room.
-_CHUNK, _CHUNK_ON_DEVICE = 2**18, 2**24
+# Bits of float64 below the last one that the dtype keeps.
+_SPARE = {torch.bfloat16: 45, torch.float16: 42}
+# Below it float16 keeps fewer bits, at numbers that weights have. (Those of bfloat16 begin at 1e-38: there the mean may
+# be off by less than one of the smallest units.)
+_LEAST_NORMAL = torch.finfo(torch.float16).tiny
+
+# Elements with random numbers of their own; each block adds one number to those that are drawn.
+_BLOCK = 2**15
+# Blocks that are rounded at a time, for each thread: a CPU's cache holds it. And on a device, where it leaves room.
+_BLOCKS_OF_THREAD, _BLOCKS_ON_DEVICE = 1, 2**7
 
 # Spreads consecutive counts over the seeds, away from the small ones that users choose.
 _SPREAD, _SEEDS = 0x9E3779B97F4A7C15, 2**63
@@ -50,13 +65,16 @@ class Dither:
         group[COUNT_KEY] = int(group.get(COUNT_KEY, 0)) + 1
 
     def generator(self, device: torch.device, shard: int = 0) -> torch.Generator:
-        """This step's random numbers on ``device``, from their beginning.
+        """This step's random numbers, from their beginning.
+
+        They are on the CPU for a device without float64, where :func:`stochastic` then computes too.
 
         Args:
-            device: Where they are needed.
+            device: Where the parameters are.
             shard: The number of the shard, of tensors that are cut in shards. Defaults to 0.
         """
         count = self.optimizer.param_groups[0][COUNT_KEY]
+        device = device if _has_float64(device.type) else torch.device('cpu')
         return torch.Generator(device).manual_seed((count * _SPREAD + shard * _APART) % _SEEDS)
 
     def clear(self) -> None:
@@ -65,49 +83,151 @@ class Dither:
             group.pop(COUNT_KEY, None)
 
 
+@cache
+def _has_float64(device_type: str) -> bool:
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device_type)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
 def stochastic(
     params: Sequence[Tensor],
     anchors: Sequence[Tensor],
     weights: Sequence[float | Tensor],
     generator: torch.Generator,
 ) -> None:
-    """theta <- lerp(theta, theta_0, a) in float32, rounded to the parameter's dtype so that its mean is exact.
+    """theta <- lerp(theta, theta_0, a) in float64, rounded to the parameter's dtype so that its mean is exact.
+
+    The number of kernels grows with the number of elements, not of tensors, where the weights are numbers.
 
     Args:
-        params: Parameters of a dtype in ``LOW_PRECISION``, modified in place.
+        params: Parameters of one dtype in ``LOW_PRECISION`` on one device, modified in place.
         anchors: theta_0 of each, of the same dtype.
         weights: a of each, or a 0-dim tensor on the parameter's device.
-        generator: Random numbers, on the same device.
+        generator: Random numbers, of ``Dither.generator``; the result is computed on their device.
     """
-    for param, anchor, weight in zip(params, anchors, weights, strict=True):
-        strength = weight.float() if isinstance(weight, Tensor) else weight
+    total = sum(param.numel() for param in params)
+    if not total:
+        return
+    device, dtype = generator.device, params[0].dtype
+    width = min(_BLOCK, total)
+    number = _BLOCKS_OF_THREAD * torch.get_num_threads() if device.type == 'cpu' else _BLOCKS_ON_DEVICE
+    size = min(number, -(-total // width)) * width
+    drawn = _draw(width, -(-total // width), _SPARE[dtype], generator)
+    theta, theta_0 = (torch.empty(size, dtype=torch.float64, device=device) for _ in range(2))
+    random = torch.empty(size // width, width, dtype=torch.int64, device=device)
+    pairs, copies = _flat_pairs(params, anchors)
+    for first, pieces in enumerate(_chunks(pairs, weights, size)):
+        count = sum(piece[0].numel() for piece in pieces)
+        _random_of(drawn, first * (size // width), random)
+        _pull(pieces, theta[:count], theta_0[:count], random.view(-1)[:count], dtype)
+    for param, flat in copies:
+        param.copy_(flat.view(param.shape))
+
+
+def _draw(width: int, blocks: int, spare: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What the random numbers of all blocks are made of: a row in which each begins one later, and one number each."""
+    drawn = torch.empty(width + 2 * blocks - 1, dtype=torch.int64, device=generator.device)
+    drawn.random_(generator=generator).bitwise_and_(2**spare - 1)
+    return drawn[:-blocks], drawn[-blocks:, None]
+
+
+def _random_of(drawn: tuple[Tensor, Tensor], first: int, out: Tensor) -> None:
+    """Random numbers for the blocks from ``first`` on, as many as ``out`` [blocks, width] has or there are.
+
+    Drawing is what takes longest on a CPU, so each is the exclusive or of two numbers drawn. No two have both in
+    common, so any two are independent, and means and variances of sums are those of independent numbers.
+    """
+    row, own = drawn
+    own = own[first : first + len(out)]
+    blocks, width = len(own), out.shape[1]
+    torch.bitwise_xor(row[first:].as_strided((blocks, width), (1, 1)), own, out=out[:blocks])
+
+
+def _flat_pairs(
+    params: Sequence[Tensor], anchors: Sequence[Tensor]
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Parameters and anchors as vectors, and what has to be copied back to which parameter, for it is no view."""
+    pairs, copies = [], []
+    for param, anchor in zip(params, anchors, strict=True):
         if param.is_contiguous() and anchor.is_contiguous():
-            size = _CHUNK if param.device.type == 'cpu' else _CHUNK_ON_DEVICE
-            for part, target in zip(param.view(-1).split(size), anchor.view(-1).split(size), strict=True):
-                _pull(part, target, strength, generator)
-        else:
-            _pull(param, anchor, strength, generator)
+            pairs.append((param.view(-1), anchor.view(-1)))
+            continue
+        # In the order in which they lie in memory, as with channels_last.
+        order = sorted(range(param.dim()), key=param.stride, reverse=True)
+        theta, theta_0 = param.permute(order), anchor.permute(order)
+        if not (theta.is_contiguous() and theta_0.is_contiguous()):
+            theta, theta_0 = param.contiguous(), anchor.contiguous()
+            copies.append((param, theta))
+        pairs.append((theta.view(-1), theta_0.view(-1)))
+    return pairs, copies
 
 
-def _pull(param: Tensor, anchor: Tensor, weight: float | Tensor, generator: torch.Generator) -> None:
-    theta, theta_0 = param.float(), anchor.float()
-    near = torch.lerp(theta, theta_0, weight).to(param.dtype)
-    nearest = near.float()
-    # What the nearest value leaves out. From the pull, not from the sum, which has lost a small pull's last bits.
-    rest = theta_0.sub_(theta).mul_(weight).sub_(theta.sub_(nearest).neg_())
-    beside = _beside(near, nearest, rest)
-    share = rest.div_(beside.float().sub_(nearest))
-    chance = torch.rand(param.shape, generator=generator, device=param.device)
-    param.copy_(torch.where(chance < share, beside, near))
+_Piece = tuple[Tensor, Tensor, float | Tensor]
 
 
-def _beside(value: Tensor, same: Tensor, direction: Tensor) -> Tensor:
-    """The next value of the same 16-bit dtype in a direction; of 0 the smallest number of that sign.
+def _chunks(
+    pairs: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float | Tensor], size: int
+) -> Iterator[list[_Piece]]:
+    """Pieces of theta, theta_0 and their a, together of ``size`` elements; the last ones of what is left."""
+    chunk: list[_Piece] = []
+    room = size
+    for (theta, theta_0), weight in zip(pairs, weights, strict=True):
+        start, end = 0, theta.numel()
+        while start < end:
+            stop = min(end, start + room)
+            chunk.append((theta[start:stop], theta_0[start:stop], weight))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield chunk
+                chunk, room = [], size
+    if chunk:
+        yield chunk
 
-    ``same`` is the value in float32, where comparing is faster.
-    """
-    # Sign and magnitude: away from zero is one more whatever the sign.
-    outward = (direction > 0) == (same > 0)
-    beside = value.view(torch.int16) + outward.to(torch.int16).mul_(2).sub_(1)
-    smallest = (direction < 0).to(torch.int16).mul_(torch.iinfo(torch.int16).min).add_(1)
-    return torch.where(same == 0, smallest, beside).view(value.dtype)
+
+def _pull(pieces: list[_Piece], theta: Tensor, theta_0: Tensor, random: Tensor, dtype: torch.dtype) -> None:
+    """Pull and round some pieces; ``theta`` and ``theta_0`` are float64 memory for them."""
+    thetas, anchors, weights = (list(column) for column in zip(*pieces, strict=True))
+    sizes = [piece.numel() for piece in thetas]
+    parts, targets = list(theta.split(sizes)), list(theta_0.split(sizes))
+    _gather(theta, parts, thetas)
+    _gather(theta_0, targets, anchors)
+    if any(isinstance(weight, Tensor) for weight in weights):
+        for some, target, weight in zip(parts, targets, weights, strict=True):
+            some.lerp_(target, torch.as_tensor(weight, dtype=theta.dtype, device=theta.device))
+    elif len(set(weights)) == 1:
+        theta.lerp_(theta_0, weights[0])
+    else:
+        kernels.foreach(parts, targets, weights)
+    if dtype == torch.float16:
+        # So that all of them have the same unit there: it is that of the numbers just above.
+        small = theta_0.copy_(theta).abs_().lt_(_LEAST_NORMAL).mul_(_LEAST_NORMAL).copysign_(theta)
+        _round(theta.add_(small), random, dtype)
+        theta.sub_(small)
+    else:
+        _round(theta, random, dtype)
+    _scatter(thetas, theta, parts)
+
+
+def _gather(values: Tensor, parts: list[Tensor], pieces: list[Tensor]) -> None:
+    """Copy ``pieces`` into ``parts`` of ``values``: on a device by kernels that take many of them."""
+    if len(pieces) == 1 or pieces[0].device.type != 'cpu':
+        joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        values.copy_(joined.to(values.device))
+    else:
+        torch._foreach_copy_(parts, pieces)
+
+
+def _scatter(pieces: list[Tensor], values: Tensor, parts: list[Tensor]) -> None:
+    """Copy ``parts`` of ``values`` back; exact, for they are rounded."""
+    if pieces[0].device.type != 'cpu':
+        parts = list(values.to(pieces[0].dtype).to(pieces[0].device).split([piece.numel() for piece in pieces]))
+    torch._foreach_copy_(pieces, parts)
+
+
+def _round(values: Tensor, random: Tensor, dtype: torch.dtype) -> None:
+    # Sign and magnitude: more is away from zero whatever the sign.
+    values.view(torch.int64).add_(random).bitwise_and_(-(2 ** _SPARE[dtype]))

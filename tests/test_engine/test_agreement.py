@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from olor_mm.engine import RankDisagreementError
-from olor_mm.engine.agreement import checksum
+from olor_mm.engine.agreement import _same_bits, checksum
 
 from ._ranks import on_ranks
 from ._replicas import SmoothModel, replica, replica_config, state_of
@@ -59,6 +59,26 @@ def test_checksum_takes_any_dtype_and_layout(name):
     assert checksum(tensor[0, 0, 0, 0]) == checksum(tensor[0, 0, 0, :1])
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.float64])
+def test_checksum_does_not_depend_on_where_a_tensor_lies(dtype):
+    whole = torch.randn(40).to(dtype)
+    for start in range(5):
+        for size in (0, 1, 7, 30):
+            part = whole[start : start + size]
+            assert checksum(part) == checksum(part.clone())
+
+
+@pytest.mark.parametrize('size', [3, 9])
+def test_bits_are_compared_and_not_numbers(size):
+    one = torch.tensor([0.0, float('nan'), 1.0] * (size // 3))
+    assert _same_bits(one, one.clone())
+    assert not _same_bits(one, -one)
+    assert not _same_bits(one, one.double())
+    square = torch.randn(size, size)
+    assert not _same_bits(square, square.t())
+    assert _same_bits(square, square.clone())
+
+
 def test_checksum_sees_changes_in_every_chunk():
     tensor = torch.zeros(2**22 + 5)
     found = {checksum(tensor).item()}
@@ -69,11 +89,17 @@ def test_checksum_sees_changes_in_every_chunk():
     assert len(found) == 5
 
 
-def test_checksum_is_splitmix64_of_bits_and_positions():
-    """Against plain integers of Python."""
-    tensor = torch.randn(40)
+@pytest.mark.parametrize('size', [1, 2, 40, 41])
+def test_checksum_is_splitmix64_of_bits_and_positions(size):
+    """Against plain integers of Python; two elements are one integer, and the last of an odd number is one by itself."""
+    tensor = torch.randn(size)
+    even = size // 2 * 2
+    words = [
+        *enumerate(tensor[:even].view(torch.int64).tolist()),
+        *enumerate(tensor[even:].view(torch.int32).tolist(), even),
+    ]
     mask, total = 2**64 - 1, 0
-    for i, bits in enumerate(tensor.view(torch.int32).tolist()):
+    for i, bits in words:
         z = (bits + (i + 1) * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask

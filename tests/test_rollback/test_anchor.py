@@ -303,3 +303,31 @@ def test_a_file_that_was_changed_after_it_was_written_is_no_anchor(tmp_path):
     optimizer = torch.optim.SGD([param], lr=0.1)
     with pytest.raises(RuntimeError, match=r"x\.pth' .*changed after it was written"):
         Rollback(optimizer, {param: 0.1}, anchor=file, names={param: 'w'})
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize(
+    ('values', 'taken'),
+    [
+        ([], True),
+        ([1.0, -2.0], True),
+        # Their sum is not finite, in no dtype.
+        (['max', 'max', 'max'], True),
+        (['max', '-max'], True),
+        (['nan', 1.0], False),
+        ([1.0, 'inf'], False),
+        (['inf', '-inf', 0.0], False),
+    ],
+)
+def test_theta_0_is_finite(dtype, values, taken):
+    largest = torch.finfo(dtype).max
+    numbers = {'max': largest, '-max': -largest, 'nan': float('nan'), 'inf': float('inf'), '-inf': -float('inf')}
+    param = torch.nn.Parameter(torch.tensor([numbers.get(v, v) for v in values], dtype=dtype))
+    optimizer = torch.optim.SGD([param], lr=0.1)
+    rollback = Rollback(optimizer, {param: 0.1})
+    if taken:
+        rollback.capture()
+        assert torch.equal(rollback.anchor(param), param)
+    else:
+        with pytest.raises(ValueError, match='has NaN or infinite values'):
+            rollback.capture()

@@ -4,8 +4,9 @@ import io
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from olor_mm.rollback import Rollback
+from olor_mm.rollback import Rollback, kernels, rounding
 from olor_mm.rollback._batches import pull
 from olor_mm.rollback.rounding import COUNT_KEY, stochastic
 
@@ -56,12 +57,13 @@ def test_a_neighbour_of_the_exact_value_and_between_the_two(dtype, a):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('start', [1.5, -1.5, 0.01, -300.0])
+@pytest.mark.parametrize('start', [1.5, -1.5, 1.0, -1.0, 0.01, -300.0, 1e-5, -6e-5])
 @pytest.mark.parametrize('a', [0.3, 1e-2, 1e-3])
 def test_the_mean_is_exact(dtype, start, a):
     number = 200_000
     param = torch.full((number,), start).to(dtype)
-    anchor = torch.full((number,), 1.02 * start).to(dtype)
+    # Below 6e-5 the numbers of float16 are as far apart as those just above.
+    anchor = torch.full((number,), (1.02 if abs(start) > 1e-4 else 1.1) * start).to(dtype)
     exact = param[0].double() + a * (anchor[0].double() - param[0].double())
     stochastic([param], [anchor], [a], rng())
     found = param.double()
@@ -109,6 +111,121 @@ def test_what_is_not_finite_stays_so_and_equal_stays_equal(dtype):
     stochastic([param], [anchor], [0.25], rng())
     assert not param[:3].isfinite().any()
     assert torch.equal(param[3:], values[3:])
+
+
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+@pytest.mark.parametrize('towards', [1.125, 0.875])
+def test_a_pull_that_float32_cannot_hold(sign, towards):
+    """From a power of two, below which the units are half as large."""
+    number, a = 2**23, 2e-7
+    param = torch.full((number,), sign).bfloat16()
+    anchor = torch.full((number,), sign * towards).bfloat16()
+    assert torch.equal(torch.lerp(param[:1].float(), anchor[:1].float(), a), param[:1].float())
+    unit = 2.0**-7 if towards > 1 else 2.0**-8
+    expected = number * a * abs(towards - 1) / unit
+    stochastic([param], [anchor], [a], rng())
+    moved = (param != sign).sum().item()
+    assert abs(moved - expected) < 4 * expected**0.5
+    assert param.double().sub(sign).abs().max() == unit
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_the_spread_of_a_sum_is_that_of_independent_roundings(dtype, monkeypatch):
+    """Over many blocks, which share random numbers, and within one."""
+    monkeypatch.setattr(rounding, '_BLOCK', 64)
+    monkeypatch.setattr(rounding, '_BLOCKS_OF_THREAD', 64)
+    blocks, tries = 64, 400
+    share, counts = 0.3, []
+    for seed in range(tries):
+        param = torch.ones(64 * blocks, dtype=dtype)
+        anchor = param + 2 * UNIT[dtype]
+        stochastic([param], [anchor], [share / 2], rng(seed))
+        counts.append((param > 1).view(blocks, 64))
+    counts = torch.stack(counts).double()
+    one = share * (1 - share)
+    all_of_it, across, within = counts.sum((1, 2)), counts.sum(1).view(-1), counts.sum(2).view(-1)
+    for sums, number in ((all_of_it, 64 * blocks), (across, blocks), (within, 64)):
+        assert sums.mean().item() == pytest.approx(number * share, abs=4 * (number * one / len(sums)) ** 0.5)
+        # The variance of a variance is about 2 / n; sums within one try are not independent of each other.
+        assert sums.var().item() == pytest.approx(number * one, rel=4 * (2 / tries) ** 0.5)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_how_it_is_cut_up_does_not_matter(dtype, monkeypatch):
+    """The random number of an element is that of its place among all, whatever the threads or the tensors."""
+    monkeypatch.setattr(rounding, '_BLOCK', 128)
+    before, anchor = torch.randn(1000, generator=rng(1)).to(dtype), torch.randn(1000, generator=rng(2)).to(dtype)
+    whole = before.clone()
+    stochastic([whole], [anchor], [0.1], rng())
+    for blocks in (1, 3, 100):
+        monkeypatch.setattr(rounding, '_BLOCKS_OF_THREAD', blocks)
+        for sizes in ([1000], [1, 0, 499, 500], [130] * 7 + [90], [1] * 1000):
+            params = [part.clone() for part in before.split(sizes)]
+            stochastic(params, anchor.split(sizes), [0.1] * len(sizes), rng())
+            assert torch.equal(torch.cat(params), whole)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('tensors', [False, True])
+def test_each_tensor_has_its_own_strength(dtype, tensors):
+    weights = [0.0, 0.25, 0.5, 1.0]
+    given = [torch.tensor(weight) for weight in weights] if tensors else weights
+    params = [torch.zeros(1000, dtype=dtype) for _ in weights]
+    stochastic(params, [torch.ones(1000, dtype=dtype) for _ in weights], given, rng())
+    assert [param.unique().tolist() for param in params] == [[weight] for weight in weights]
+
+
+@pytest.mark.parametrize('layout', ['channels_last', 'transposed', 'gaps', 'anchor otherwise'])
+def test_every_memory_layout(layout):
+    params = torch.randn(4, 6, 5, 5, generator=rng(1)).bfloat16(), torch.randn(4, 6, 5, 5, generator=rng(2)).bfloat16()
+    if layout == 'channels_last':
+        param, anchor = (p.clone(memory_format=torch.channels_last) for p in params)
+    elif layout == 'transposed':
+        param, anchor = (p.clone().transpose(0, 1) for p in params)
+    elif layout == 'gaps':
+        param, anchor = (torch.stack([p, p], -1)[..., 0] for p in params)
+    else:
+        param, anchor = params[0].clone(), params[1].clone(memory_format=torch.channels_last)
+    before, strides = param.clone(), param.stride()
+    stochastic([param], [anchor], [0.5], rng())
+    exact = (before.double() + anchor.double()) / 2
+    assert (param.double() - exact).abs().max() <= 2.0**-7 * exact.abs().max()
+    assert (param != before).any()
+    assert param.stride() == strides
+
+
+def test_without_float64_it_is_computed_on_the_cpu(monkeypatch):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    dither = rounding.Dither(optimizer)
+    dither.next_step()
+    monkeypatch.setattr(rounding, '_has_float64', lambda _: False)
+    assert dither.generator(torch.device('cuda')).device.type == 'cpu'
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is computed; a view costs no kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view and 'split' not in str(func)
+        # torch 2.1 names an overload that it does not take itself.
+        return func.overloadpacket(*args, **(kwargs or {}))
+
+
+def test_the_number_of_operators_does_not_grow_with_the_tensors():
+    # What it asks for once and keeps.
+    kernels._foreach_lerp_takes_a_list()
+    counts = []
+    for number in (2, 200):
+        params = list(torch.ones(2000).bfloat16().split(2000 // number))
+        anchors = list(torch.zeros(2000).bfloat16().split(2000 // number))
+        with Operators() as operators:
+            stochastic(params, anchors, [0.1 + 0.1 * (i % 2) for i in range(number)], rng())
+        counts.append(operators.count)
+    assert counts[0] == counts[1] < 20
 
 
 def train(model, optimizer, steps, seed=0):
