@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import kernels
 from ._lossless import is_dense
+from ._numbers import Numbers
 from ._shards import is_spread, local, shard_index, way_of
 from .anchor import Anchors
 from .keeping import Keeper
@@ -114,9 +115,9 @@ def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | Non
         return
     low = batch.params[0].dtype in LOW_PRECISION
     # One for all parts: in how many a batch comes must not change what is drawn.
-    generator = dither.generator(batch.params[0].device, batch.shard) if low else None
+    numbers = dither.numbers(batch.params[0].device, batch.params[0].dtype, batch.shard) if low else None
     for part in batch.ready():
-        _pull(part, ratios, found_inf, form, generator)
+        _pull(part, ratios, found_inf, form, numbers)
 
 
 def _pull(
@@ -124,7 +125,7 @@ def _pull(
     ratios: Sequence[float | Tensor],
     found_inf: Tensor | None,
     form: str,
-    generator: torch.Generator | None,
+    numbers: Numbers | None,
 ) -> None:
     params, anchors = batch.params, batch.anchors
     if batch.spread:
@@ -132,10 +133,10 @@ def _pull(
         if not any(p.numel() for p in params):
             return
     rates = [ratios[g] for g in batch.groups]
-    if any(isinstance(rate, Tensor) for rate in rates) or (generator is not None and found_inf is not None):
+    if any(isinstance(rate, Tensor) for rate in rates) or (numbers is not None and found_inf is not None):
         scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
         strengths = [torch.as_tensor(r * v).clamp(0, 1) * scale for r, v in zip(rates, batch.levels, strict=True)]
-        _one_by_one(params, anchors, strengths, generator)
+        _one_by_one(params, anchors, strengths, numbers)
         return
     weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
     # A pull of strength 0 must not even turn -0.0 into 0.0.
@@ -147,8 +148,8 @@ def _pull(
     if found_inf is not None:
         found_inf = found_inf.to(params[0].device, non_blocking=True)
         kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
-    elif generator is not None or form == 'single_tensor':
-        _one_by_one(params, anchors, weights, generator)
+    elif numbers is not None or form == 'single_tensor':
+        _one_by_one(params, anchors, weights, numbers)
     elif params[0].device.type == 'cpu':
         kernels.fused(params, anchors, weights, dense=batch.dense)
     else:
@@ -159,9 +160,9 @@ def _one_by_one(
     params: list[Tensor],
     anchors: list[Tensor],
     weights: Sequence[float | Tensor],
-    generator: torch.Generator | None,
+    numbers: Numbers | None,
 ) -> None:
-    if generator is not None:
-        stochastic(params, anchors, weights, generator)
+    if numbers is not None:
+        stochastic(params, anchors, weights, numbers)
     else:
         kernels.single_tensor(params, anchors, weights)

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import kernels
+from ._numbers import Numbers
 
-__all__ = ['COUNT_KEY', 'LOW_PRECISION', 'Dither', 'stochastic']
+__all__ = ['COUNT_KEY', 'LOW_PRECISION', 'SPARE', 'Dither', 'stochastic']
 
 #: The count of rounded steps, in the optimizer's first group.
 COUNT_KEY = 'rollback_rounded_steps'
@@ -32,16 +33,14 @@ COUNT_KEY = 'rollback_rounded_steps'
 #: Dtypes whose pull is rounded stochastically.
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
-# Bits of float64 below the last one that the dtype keeps.
-_SPARE = {torch.bfloat16: 45, torch.float16: 42}
+#: Bits of float64 below the last one that the dtype keeps.
+SPARE = {torch.bfloat16: 45, torch.float16: 42}
 # Below it float16 keeps fewer bits, at numbers that weights have. (Those of bfloat16 begin at 1e-38: there the mean may
 # be off by less than one of the smallest units.)
 _LEAST_NORMAL = torch.finfo(torch.float16).tiny
 
-# Elements with random numbers of their own; each block adds one number to those that are drawn.
-_BLOCK = 2**15
-# Blocks that are rounded at a time, for each thread: a CPU's cache holds it. And on a device, where it leaves room.
-_BLOCKS_OF_THREAD, _BLOCKS_ON_DEVICE = 1, 2**7
+# Elements that are rounded at a time, by each thread: what a CPU's cache holds. And on a device: what leaves room.
+_CHUNK, _CHUNK_ON_DEVICE = 2**15, 2**22
 
 # Spreads consecutive counts over the seeds, away from the small ones that users choose.
 _SPREAD, _SEEDS = 0x9E3779B97F4A7C15, 2**63
@@ -64,18 +63,20 @@ class Dither:
         group = self.optimizer.param_groups[0]
         group[COUNT_KEY] = int(group.get(COUNT_KEY, 0)) + 1
 
-    def generator(self, device: torch.device, shard: int = 0) -> torch.Generator:
+    def numbers(self, device: torch.device, dtype: torch.dtype, shard: int = 0) -> Numbers:
         """This step's random numbers, from their beginning.
 
         They are on the CPU for a device without float64, where :func:`stochastic` then computes too.
 
         Args:
             device: Where the parameters are.
+            dtype: Theirs, one of ``LOW_PRECISION``.
             shard: The number of the shard, of tensors that are cut in shards. Defaults to 0.
         """
         count = self.optimizer.param_groups[0][COUNT_KEY]
         device = device if _has_float64(device.type) else torch.device('cpu')
-        return torch.Generator(device).manual_seed((count * _SPREAD + shard * _APART) % _SEEDS)
+        generator = torch.Generator(device).manual_seed((count * _SPREAD + shard * _APART) % _SEEDS)
+        return Numbers(generator, SPARE[dtype])
 
     def clear(self) -> None:
         """Take the count out of the optimizer."""
@@ -96,7 +97,7 @@ def stochastic(
     params: Sequence[Tensor],
     anchors: Sequence[Tensor],
     weights: Sequence[float | Tensor],
-    generator: torch.Generator,
+    numbers: Numbers,
 ) -> None:
     """theta <- lerp(theta, theta_0, a) in float64, rounded to the parameter's dtype so that its mean is exact.
 
@@ -106,44 +107,20 @@ def stochastic(
         params: Parameters of one dtype in ``LOW_PRECISION`` on one device, modified in place.
         anchors: theta_0 of each, of the same dtype.
         weights: a of each, or a 0-dim tensor on the parameter's device.
-        generator: Random numbers, of ``Dither.generator``; the result is computed on their device.
+        numbers: Those of ``Dither.numbers``; the result is computed on their device. The next elements get the next
+            ones, so that several calls do what one would.
     """
-    total = sum(param.numel() for param in params)
-    if not total:
-        return
-    device, dtype = generator.device, params[0].dtype
-    width = min(_BLOCK, total)
-    number = _BLOCKS_OF_THREAD * torch.get_num_threads() if device.type == 'cpu' else _BLOCKS_ON_DEVICE
-    size = min(number, -(-total // width)) * width
-    drawn = _draw(width, -(-total // width), _SPARE[dtype], generator)
+    dtype, device = params[0].dtype, numbers.device
+    size = _CHUNK * torch.get_num_threads() if device.type == 'cpu' else _CHUNK_ON_DEVICE
+    size = min(size, sum(param.numel() for param in params))
     theta, theta_0 = (torch.empty(size, dtype=torch.float64, device=device) for _ in range(2))
-    random = torch.empty(size // width, width, dtype=torch.int64, device=device)
+    room = numbers.room(size)
     pairs, copies = _flat_pairs(params, anchors)
-    for first, pieces in enumerate(_chunks(pairs, weights, size)):
+    for pieces in _chunks(pairs, weights, size):
         count = sum(piece[0].numel() for piece in pieces)
-        _random_of(drawn, first * (size // width), random)
-        _pull(pieces, theta[:count], theta_0[:count], random.view(-1)[:count], dtype)
+        _pull(pieces, theta[:count], theta_0[:count], numbers.take(count, room), dtype)
     for param, flat in copies:
         param.copy_(flat.view(param.shape))
-
-
-def _draw(width: int, blocks: int, spare: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the random numbers of all blocks are made of: a row in which each begins one later, and one number each."""
-    drawn = torch.empty(width + 2 * blocks - 1, dtype=torch.int64, device=generator.device)
-    drawn.random_(generator=generator).bitwise_and_(2**spare - 1)
-    return drawn[:-blocks], drawn[-blocks:, None]
-
-
-def _random_of(drawn: tuple[Tensor, Tensor], first: int, out: Tensor) -> None:
-    """Random numbers for the blocks from ``first`` on, as many as ``out`` [blocks, width] has or there are.
-
-    Drawing is what takes longest on a CPU, so each is the exclusive or of two numbers drawn. No two have both in
-    common, so any two are independent, and means and variances of sums are those of independent numbers.
-    """
-    row, own = drawn
-    own = own[first : first + len(out)]
-    blocks, width = len(own), out.shape[1]
-    torch.bitwise_xor(row[first:].as_strided((blocks, width), (1, 1)), own, out=out[:blocks])
 
 
 def _flat_pairs(
@@ -230,4 +207,4 @@ def _scatter(pieces: list[Tensor], values: Tensor, parts: list[Tensor]) -> None:
 
 def _round(values: Tensor, random: Tensor, dtype: torch.dtype) -> None:
     # Sign and magnitude: more is away from zero whatever the sign.
-    values.view(torch.int64).add_(random).bitwise_and_(-(2 ** _SPARE[dtype]))
+    values.view(torch.int64).add_(random).bitwise_and_(-(2 ** SPARE[dtype]))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from olor_mm.rollback import Rollback, kernels, rounding
+from olor_mm.rollback import Rollback, _numbers, kernels, rounding
 from olor_mm.rollback._batches import pull
-from olor_mm.rollback.rounding import COUNT_KEY, stochastic
+from olor_mm.rollback._numbers import Numbers
+from olor_mm.rollback.rounding import COUNT_KEY, SPARE, stochastic
 
 DTYPES = [torch.bfloat16, torch.float16]
 #: Distance of neighbours between 1 and 2.
@@ -17,6 +18,10 @@ UNIT = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def numbers(dtype, seed=0):
+    return Numbers(rng(seed), SPARE[dtype])
 
 
 def any_values(dtype, number=4000, seed=0):
@@ -43,7 +48,7 @@ def test_a_neighbour_of_the_exact_value_and_between_the_two(dtype, a):
     anchor[::2] = (param[::2].float() * 1.01).to(dtype)
     anchor = torch.where(anchor.isfinite(), anchor, param)
     before = param.clone()
-    stochastic([param], [anchor], [a], rng())
+    stochastic([param], [anchor], [a], numbers(dtype))
     exact = before.double() + a * (anchor.double() - before.double())
     below, above = neighbours(exact, dtype)
     after = param.double()
@@ -65,7 +70,7 @@ def test_the_mean_is_exact(dtype, start, a):
     # Below 6e-5 the numbers of float16 are as far apart as those just above.
     anchor = torch.full((number,), (1.02 if abs(start) > 1e-4 else 1.1) * start).to(dtype)
     exact = param[0].double() + a * (anchor[0].double() - param[0].double())
-    stochastic([param], [anchor], [a], rng())
+    stochastic([param], [anchor], [a], numbers(dtype))
     found = param.double()
     # Four standard errors.
     assert abs(found.mean() - exact) <= 4 * found.std() / number**0.5 + 2.0**-40 * abs(exact)
@@ -108,7 +113,7 @@ def test_what_is_not_finite_stays_so_and_equal_stays_equal(dtype):
     )
     param, anchor = values.clone(), values.clone()
     anchor[:3] = 1.0
-    stochastic([param], [anchor], [0.25], rng())
+    stochastic([param], [anchor], [0.25], numbers(dtype))
     assert not param[:3].isfinite().any()
     assert torch.equal(param[3:], values[3:])
 
@@ -123,7 +128,7 @@ def test_a_pull_that_float32_cannot_hold(sign, towards):
     assert torch.equal(torch.lerp(param[:1].float(), anchor[:1].float(), a), param[:1].float())
     unit = 2.0**-7 if towards > 1 else 2.0**-8
     expected = number * a * abs(towards - 1) / unit
-    stochastic([param], [anchor], [a], rng())
+    stochastic([param], [anchor], [a], numbers(torch.bfloat16))
     moved = (param != sign).sum().item()
     assert abs(moved - expected) < 4 * expected**0.5
     assert param.double().sub(sign).abs().max() == unit
@@ -132,14 +137,14 @@ def test_a_pull_that_float32_cannot_hold(sign, towards):
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_the_spread_of_a_sum_is_that_of_independent_roundings(dtype, monkeypatch):
     """Over many blocks, which share random numbers, and within one."""
-    monkeypatch.setattr(rounding, '_BLOCK', 64)
-    monkeypatch.setattr(rounding, '_BLOCKS_OF_THREAD', 64)
+    monkeypatch.setattr(_numbers, '_WIDTH', 64)
+    monkeypatch.setattr(_numbers, '_GROUP', 16)
     blocks, tries = 64, 400
     share, counts = 0.3, []
     for seed in range(tries):
         param = torch.ones(64 * blocks, dtype=dtype)
         anchor = param + 2 * UNIT[dtype]
-        stochastic([param], [anchor], [share / 2], rng(seed))
+        stochastic([param], [anchor], [share / 2], numbers(dtype, seed))
         counts.append((param > 1).view(blocks, 64))
     counts = torch.stack(counts).double()
     one = share * (1 - share)
@@ -153,16 +158,39 @@ def test_the_spread_of_a_sum_is_that_of_independent_roundings(dtype, monkeypatch
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_how_it_is_cut_up_does_not_matter(dtype, monkeypatch):
     """The random number of an element is that of its place among all, whatever the threads or the tensors."""
-    monkeypatch.setattr(rounding, '_BLOCK', 128)
+    monkeypatch.setattr(_numbers, '_WIDTH', 128)
+    monkeypatch.setattr(_numbers, '_GROUP', 2)
     before, anchor = torch.randn(1000, generator=rng(1)).to(dtype), torch.randn(1000, generator=rng(2)).to(dtype)
     whole = before.clone()
-    stochastic([whole], [anchor], [0.1], rng())
-    for blocks in (1, 3, 100):
-        monkeypatch.setattr(rounding, '_BLOCKS_OF_THREAD', blocks)
+    stochastic([whole], [anchor], [0.1], numbers(dtype))
+    for chunk in (100, 128, 1000):
+        monkeypatch.setattr(rounding, '_CHUNK', chunk)
         for sizes in ([1000], [1, 0, 499, 500], [130] * 7 + [90], [1] * 1000):
             params = [part.clone() for part in before.split(sizes)]
-            stochastic(params, anchor.split(sizes), [0.1] * len(sizes), rng())
+            stochastic(params, anchor.split(sizes), [0.1] * len(sizes), numbers(dtype))
             assert torch.equal(torch.cat(params), whole)
+            # And in several calls, as where theta_0 comes in parts.
+            params, one_after_another = [part.clone() for part in before.split(sizes)], numbers(dtype)
+            for param, target in zip(params[:20], anchor.split(sizes)[:20], strict=True):
+                stochastic([param], [target], [0.1], one_after_another)
+            assert torch.equal(torch.cat(params[:20]), whole[: sum(sizes[:20])])
+
+
+def test_numbers_are_uniform_and_pairs_of_them_independent(monkeypatch):
+    """Every pair of bits of two numbers is 00, 01, 10 and 11 as often, whatever lies between the two."""
+    monkeypatch.setattr(_numbers, '_WIDTH', 4)
+    monkeypatch.setattr(_numbers, '_GROUP', 2)
+    tries = 4000
+    taken = torch.empty(tries, 24, dtype=torch.int64)
+    for seed in range(tries):
+        source = Numbers(rng(seed), 3)
+        taken[seed] = source.take(24, source.room(24))
+    assert taken.min() == 0
+    assert taken.max() == 7
+    bits = torch.stack([taken >> k & 1 for k in range(3)]).double() * 2 - 1
+    assert bits.mean(1).abs().max() < 5 / tries**0.5
+    products = torch.einsum('ktn,ktm->knm', bits, bits) / tries - torch.eye(24)
+    assert products.abs().max() < 5 / tries**0.5
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -171,7 +199,7 @@ def test_each_tensor_has_its_own_strength(dtype, tensors):
     weights = [0.0, 0.25, 0.5, 1.0]
     given = [torch.tensor(weight) for weight in weights] if tensors else weights
     params = [torch.zeros(1000, dtype=dtype) for _ in weights]
-    stochastic(params, [torch.ones(1000, dtype=dtype) for _ in weights], given, rng())
+    stochastic(params, [torch.ones(1000, dtype=dtype) for _ in weights], given, numbers(dtype))
     assert [param.unique().tolist() for param in params] == [[weight] for weight in weights]
 
 
@@ -187,7 +215,7 @@ def test_every_memory_layout(layout):
     else:
         param, anchor = params[0].clone(), params[1].clone(memory_format=torch.channels_last)
     before, strides = param.clone(), param.stride()
-    stochastic([param], [anchor], [0.5], rng())
+    stochastic([param], [anchor], [0.5], numbers(torch.bfloat16))
     exact = (before.double() + anchor.double()) / 2
     assert (param.double() - exact).abs().max() <= 2.0**-7 * exact.abs().max()
     assert (param != before).any()
@@ -199,7 +227,7 @@ def test_without_float64_it_is_computed_on_the_cpu(monkeypatch):
     dither = rounding.Dither(optimizer)
     dither.next_step()
     monkeypatch.setattr(rounding, '_has_float64', lambda _: False)
-    assert dither.generator(torch.device('cuda')).device.type == 'cpu'
+    assert dither.numbers(torch.device('cuda'), torch.bfloat16).device.type == 'cpu'
 
 
 class Operators(TorchDispatchMode):
@@ -223,7 +251,7 @@ def test_the_number_of_operators_does_not_grow_with_the_tensors():
         params = list(torch.ones(2000).bfloat16().split(2000 // number))
         anchors = list(torch.zeros(2000).bfloat16().split(2000 // number))
         with Operators() as operators:
-            stochastic(params, anchors, [0.1 + 0.1 * (i % 2) for i in range(number)], rng())
+            stochastic(params, anchors, [0.1 + 0.1 * (i % 2) for i in range(number)], numbers(torch.bfloat16))
         counts.append(operators.count)
     assert counts[0] == counts[1] < 20
 
