@@ -1,111 +1,160 @@
-"""What a rollback adds to a training iteration of Mask R-CNN: python benchmarks/train.py [--device cuda] [--out DIR].
+"""What OLOR adds to a training iteration: python benchmarks/train.py [--device cuda] [--model ...] [--out DIR].
 
-The model of configs/olor_maskrcnn_convnext.py and that of its baseline, each with its own optimizer wrapper, train on
-the same random images in turn, in one process. Beside the ratio of whole iterations, which is as noisy as the machine,
-stands the time spent in the rollback itself.
+The models of three shipped configs, with random weights and data. One model at a time is trained in turn, in an order
+drawn anew in each round, by three optimizer wrappers: that of the baseline, that of the config, and that with
+rollback.form='single_pass'. They share the model, so all of them see the same weights.
+
+Two figures stand beside each other. The ratio of whole iterations, paired within a round, is as noisy as the machine; a
+bootstrap says how far to trust its median. What the rollback itself takes is timed inside the same iterations: its
+hooks before and after the optimizer's step, and for a single pass, which takes the place of that step, the whole step
+of the wrapper less that of the baseline's. A target is met or missed only where all of the 95% interval says so.
 """
 
 import argparse
+import gc
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import interleaved, machine, ratio, save, spread, timed
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from _common import interleaved, machine, save, spread
+from _train.judging import interval, percent, verdict
+from _train.models import JOBS, Job, build_model, build_wrapper, config_of
+from mmengine.optim import OptimWrapper
 
-import olor_mm
-
-
-def config_of(name: str, small: bool) -> Config:
-    cfg = Config.fromfile(olor_mm.cfg(name))
-    cfg.model.backbone.init_cfg = None
-    if small:
-        cfg.model.backbone.arch = 'atto'
-        cfg.model.neck.in_channels = [40, 80, 160, 320]
-    return cfg
+#: Name to ``rollback.form``.
+VARIANTS = {'plain': None, 'OLOR': 'foreach', 'OLOR, single pass': 'single_pass'}
+#: The most that may be added to an iteration.
+LIMITS = {'cpu': 0.03, 'cuda': 0.01}
 
 
-def images(size: tuple[int, int], batch: int, device: str) -> dict[str, Any]:
-    """Random images with ten random boxes and masks each."""
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
+class Watch:
+    """Takes times inside an iteration without making the host wait for a GPU."""
 
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for _ in range(batch):
-        corner = torch.rand(10, 2, generator=generator) * torch.tensor([size[1] * 0.6, size[0] * 0.6])
-        extent = torch.rand(10, 2, generator=generator) * torch.tensor([size[1] * 0.3, size[0] * 0.3]) + 16
-        boxes = torch.cat([corner, corner + extent], 1)
-        masks = torch.zeros(10, *size, dtype=torch.uint8)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
-            mask[y1:y2, x1:x2] = 1
-        sample = DetDataSample(metainfo={'img_shape': size, 'ori_shape': size, 'batch_input_shape': size})
-        instances = InstanceData(
-            bboxes=boxes.to(device), labels=torch.randint(80, (10,), generator=generator).to(device)
-        )
-        instances.masks = BitmapMasks(masks.numpy(), *size)
-        sample.gt_instances = instances
-        samples.append(sample)
-    pictures = [torch.randint(0, 255, (3, *size), generator=generator, dtype=torch.uint8) for _ in range(batch)]
-    return {'inputs': pictures, 'data_samples': samples}
+    def __init__(self, device: str) -> None:
+        self.cuda = device == 'cuda'
+        self.marks: dict[str, list[Any]] = {}
+
+    def mark(self, name: str) -> None:
+        """Note the time under a name."""
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        self.marks.setdefault(name, []).append(event if self.cuda else time.perf_counter())
+
+    def between(self, start: str, end: str) -> list[float]:
+        """Seconds from each mark to the other."""
+        pairs = zip(self.marks[start], self.marks[end], strict=True)
+        if self.cuda:
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) / 1e3 for a, b in pairs]
+        return [b - a for a, b in pairs]
 
 
-def build(cfg: Config, device: str) -> tuple[Callable[[dict[str, Any]], Any], Any]:
-    from mmengine.optim import build_optim_wrapper
+def watched(wrapper: OptimWrapper, form: str | None, watch: Watch) -> None:
+    """Note when a step of the wrapper begins and ends, and when the hooks of a rollback of its own do."""
+    step = wrapper.step
 
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model).to(device).train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    wrapper.initialize_count_status(model, 0, 10**6)
-    return lambda data: model.train_step(data, wrapper), wrapper
+    def timed_step(**kwargs: Any) -> None:
+        watch.mark('begin')
+        step(**kwargs)
+        watch.mark('end')
+
+    wrapper.step = timed_step
+    if form == 'foreach':
+        optimizer = wrapper.optimizer
+        before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+        handle = optimizer.register_step_pre_hook(lambda *_: watch.mark('hooks begin'))
+        before.move_to_end(handle.id, last=False)
+        optimizer.register_step_pre_hook(lambda *_: watch.mark('base begin'))
+        handle = optimizer.register_step_post_hook(lambda *_: watch.mark('base end'))
+        after.move_to_end(handle.id, last=False)
+        optimizer.register_step_post_hook(lambda *_: watch.mark('hooks end'))
+
+
+def measure(job: Job, device: str, rounds: int, small: bool) -> dict[str, Any]:
+    """Seconds of each iteration, of each step of a wrapper, and of what the rollback adds to it."""
+    height, width, batch = job.small if small else getattr(job, device)
+    cfg = config_of(job, small, (height, width))
+    model = build_model(cfg, device)
+    data = job.data((height, width), batch, device)
+    watches, runs, pulled = {}, {}, 0
+    for name, form in VARIANTS.items():
+        wrapper = build_wrapper(model, cfg, form)
+        wrapper.initialize_count_status(model, 0, 10**6)
+        watches[name] = Watch(device)
+        runs[name] = _iteration(model, data, wrapper)
+        # The first step checks and sets up; it is start-up, which startup.py measures.
+        runs[name]()
+        watched(wrapper, form, watches[name])
+        if form is not None:
+            pulled = sum(p.numel() for p in wrapper.rollback_session.rollback.levels)
+    times = interleaved(runs, device, rounds, 1, shuffle=True)
+    # The warm-up has been timed inside, too.
+    steps = {name: watch.between('begin', 'end')[-rounds:] for name, watch in watches.items()}
+    watch = watches['OLOR']
+    first, second = watch.between('hooks begin', 'base begin'), watch.between('base end', 'hooks end')
+    added = {
+        'OLOR': [a + b for a, b in zip(first, second, strict=True)][-rounds:],
+        'OLOR, single pass': [a - b for a, b in zip(steps['OLOR, single pass'], steps['plain'], strict=True)],
+    }
+    about = f'{batch} image{"s" if batch > 1 else ""} of {height}x{width}'
+    return {'job': about, 'pulled': pulled, 'seconds': times, 'steps': steps, 'added': added}
+
+
+def _iteration(model: Any, data: dict[str, Any], wrapper: OptimWrapper) -> Callable[[], Any]:
+    return lambda: model.train_step(data, wrapper)
+
+
+def judged(found: Mapping[str, Any], limit: float) -> dict[str, Any]:
+    """For each form: what is added to an iteration, by its ratio and by what the rollback takes, as shares of it."""
+    plain = found['seconds']['plain']
+    base = statistics.median(plain)
+    result = {}
+    for name, added in found['added'].items():
+        whole = interval([a / b - 1 for a, b in zip(found['seconds'][name], plain, strict=True)])
+        itself = interval([value / base for value in added])
+        result[name] = {
+            'iteration': whole,
+            'iteration verdict': verdict(whole, limit),
+            'itself': itself,
+            'itself verdict': verdict(itself, limit),
+        }
+    return result
+
+
+def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for model, found in result['models'].items():
+        plain = found['seconds']['plain']
+        base = f'{statistics.median(plain):.3f} ({spread(plain):.0%})'
+        for name, said in found['targets'].items():
+            whole = f'{percent(said["iteration"])}: {said["iteration verdict"]}'
+            itself = f'{percent(said["itself"])}: {said["itself verdict"]}'
+            rows.append([model, found['job'], base, name, itself, whole])
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', choices=['cpu', 'cuda'])
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--size', type=int, nargs=2, default=(800, 1216), metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--small', action='store_true', help='ConvNeXt atto: shows that the benchmark works')
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--model', nargs='+', default=list(JOBS), choices=list(JOBS), help='all three by default')
+    parser.add_argument('--small', action='store_true', help='tiny models: shows that the benchmark works')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
-    init_default_scope('mmdet')
-    __import__('mmdet.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
-    data = images(tuple(args.size), args.batch, args.device)
-    about = machine(args.device)
-    plain, _ = build(config_of('baseline_maskrcnn_convnext.py', args.small), args.device)
-    olor, wrapper = build(config_of('olor_maskrcnn_convnext.py', args.small), args.device)
-    times = interleaved({'plain': lambda: plain(data), 'OLOR': lambda: olor(data)}, args.device, args.rounds, 1)
-    rollback = wrapper.rollback_session.rollback
-    for p in rollback.levels:
-        # zero_grad() took the gradients away; without one a parameter is left alone. Their values do not matter.
-        p.grad = rollback.anchor(p)
-    alone = [timed(rollback._after_step, args.device) for _ in range(args.rounds)]
-    base = statistics.median(times['plain'])
-    rows = [
-        ['plain', f'{base:.3f}', f'{spread(times["plain"]):.0%}', '1'],
-        [
-            'OLOR',
-            f'{statistics.median(times["OLOR"]):.3f}',
-            f'{spread(times["OLOR"]):.0%}',
-            f'{ratio(times["OLOR"], times["plain"]):.3f}',
-        ],
-        [
-            'the rollback alone',
-            f'{statistics.median(alone):.4f}',
-            f'{spread(alone):.0%}',
-            f'{statistics.median(alone) / base:.4f}',
-        ],
-    ]
-    count = sum(p.numel() for p in rollback.levels)
-    about['job'] = f'{args.batch} image(s) of {args.size[0]}x{args.size[1]}, {count:,} parameters pulled back'
-    result = {'machine': about, 'seconds': {**times, 'rollback': alone}}
-    header = ['iteration', 's, median', 'spread', 'ratio to plain']
-    print(save(args.out, f'train_{args.device}', result, rows, header))
+    start, limit = time.perf_counter(), LIMITS[args.device]
+    result: dict[str, Any] = {'machine': machine(args.device), 'limit': limit, 'models': {}}
+    for name in args.model:
+        found = measure(JOBS[name], args.device, args.rounds, args.small)
+        result['models'][name] = {**found, 'targets': judged(found, limit)}
+        gc.collect()
+        print(f'{name}: {time.perf_counter() - start:.0f} s', flush=True)
+    result['machine']['job'] = f'{args.rounds} rounds, limit {limit:.0%}'
+    header = ['model', 'batch', 'plain iteration, s (spread)', 'form', 'the rollback itself', 'the whole iteration']
+    print(save(args.out, f'train_{args.device}', result, rows_of(result), header))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """The benchmarks run, small; no time is asserted."""
 
+import importlib
 import json
 import math
 import os
@@ -14,7 +15,6 @@ pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
 JOBS = {
     'means': ['--small', '--rounds', '4'],
-    'train': ['--small', '--rounds', '4', '--size', '96', '128'],
 }
 
 
@@ -33,6 +33,62 @@ def test_it_measures_every_variant(name, tmp_path):
     table = (tmp_path / f'{name}_cpu.md').read_text()
     assert table in run.stdout
     assert all(variant in table for variant in result['seconds'])
+
+
+def test_train_measures_every_form_of_each_model(tmp_path):
+    command = [sys.executable, str(REPO / 'benchmarks' / 'train.py'), '--device', 'cpu', '--out', str(tmp_path)]
+    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
+    run = subprocess.run([*command, '--small', '--rounds', '3'], env=env, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    table = (tmp_path / 'train_cpu.md').read_text()
+    assert table in run.stdout
+    models = json.loads((tmp_path / 'train_cpu.json').read_text())['models']
+    assert len(models) == 3
+    for name, found in models.items():
+        assert table.count(f'| {name} |') == 2
+        assert found['pulled'] > 0
+        for what in ('seconds', 'steps', 'added'):
+            for form, values in found[what].items():
+                assert len(values) == 3
+                # What is added by a single pass is a difference, and may be negative.
+                assert all(math.isfinite(v) and (v > 0 or 'single' in form) for v in values)
+        for step, whole in zip(found['steps']['OLOR'], found['seconds']['OLOR'], strict=True):
+            assert step < whole
+        for added, step in zip(found['added']['OLOR'], found['steps']['OLOR'], strict=True):
+            assert added < step
+
+
+def test_startup_measures_its_parts(tmp_path):
+    command = [sys.executable, str(REPO / 'benchmarks' / 'startup.py'), '--small', '--rounds', '2']
+    command += ['--model', 'ViT-B classifier', '--out', str(tmp_path)]
+    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert (tmp_path / 'startup_cpu.md').read_text() in run.stdout
+    assert (tmp_path / 'startup_resume_cpu.md').read_text() in run.stdout
+    (found,) = json.loads((tmp_path / 'startup_cpu.json').read_text())['models'].values()
+    parts = {name: values for name, values in found['seconds'].items() if name not in ('plain', 'OLOR', 'the rest')}
+    assert len(parts) == 6
+    assert all(value > 0 for values in parts.values() for value in values)
+    for row in zip(*found['seconds'].values(), strict=True):
+        seconds = dict(zip(found['seconds'], row, strict=True))
+        assert sum(row) - seconds['OLOR'] == pytest.approx(seconds['OLOR'])
+    assert found['resume']['OLOR']['bytes'] > found['resume']['plain']['bytes']
+
+
+def test_a_verdict_needs_all_of_the_interval():
+    sys.path.insert(0, str(REPO / 'benchmarks'))
+    try:
+        judging = importlib.import_module('_train.judging')
+    finally:
+        sys.path.remove(str(REPO / 'benchmarks'))
+    assert judging.interval([0.01] * 5) == (0.01, 0.01, 0.01)
+    low, middle, high = judging.interval([0.0, 0.02, 0.04, 0.06, 0.08])
+    assert low < middle == 0.04 < high
+    assert judging.interval([0.0, 0.02, 0.04, 0.06, 0.08]) == (low, middle, high)
+    assert judging.verdict((0.0, 0.02, 0.03), 0.03) == 'pass'
+    assert judging.verdict((0.031, 0.04, 0.05), 0.03) == 'fail'
+    assert judging.verdict((0.0, 0.01, 0.05), 0.03) == 'too noisy to tell'
 
 
 def test_precision_keeps_what_rounding_to_the_nearest_loses(tmp_path):

@@ -91,7 +91,7 @@ def test_checksum_sees_changes_in_every_chunk():
 
 @pytest.mark.parametrize('size', [1, 2, 40, 41])
 def test_checksum_is_splitmix64_of_bits_and_positions(size):
-    """Against plain integers of Python; two elements are one of them, and the last of an odd number is one by itself."""
+    """Against plain integers of Python; two elements are one of them, the last of an odd number one itself."""
     tensor = torch.randn(size)
     even = size // 2 * 2
     words = [
