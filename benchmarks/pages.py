@@ -97,12 +97,17 @@ BLOCKS: dict[str, Callable[[], str | None]] = {
     'anchor memory, GPU': _block('anchor_memory', 'cuda', anchor_memory.page),
 }
 
+#: Files of benchmarks/results that a page shows with the machine below the table.
+WHOLE = ('train_cpu.md', 'train_cuda.md', 'startup_cpu.md', 'startup_resume_cpu.md', 'precision_cost_cpu.md')
+
 
 def block(name: str) -> str | None:
     """What belongs between the comments of that name; None if its result is not there."""
     if name in BLOCKS:
         made = BLOCKS[name]()
         return None if made is None else made.rstrip('\n')
+    if name in WHOLE:
+        return (RESULTS / name).read_text().rstrip('\n') if (RESULTS / name).is_file() else None
     if name.endswith('.md'):
         file = RESULTS / name
         return file.read_text().split('\n\n')[0] if file.is_file() else None
