@@ -185,17 +185,18 @@ def train_replica(rank, work_dir, file, options):
     return {**state_of(runner), 'kinds': {str(state[ANCHOR_KEY].dtype) for state in states if ANCHOR_KEY in state}}
 
 
-def test_replicas_end_alike_and_as_in_the_plain_form(tmp_path):
+def test_replicas_end_alike(tmp_path):
     """The ranks' theta_0 is compared at the start, and its distance measured, wherever and however it is kept."""
     runner = make_runner(replica_config(tmp_path / 'made'))
     file = str(tmp_path / 'pre trained.pth')
-    torch.save({key: value.half() for key, value in runner.model.state_dict().items()}, file)
+    start = {key: value.half() for key, value in runner.model.state_dict().items()}
+    torch.save(start, file)
     options = {**OPTIONS['all'], 'anchor_folder': str(tmp_path / 'folder')}
-    plain = on_ranks(2, train_replica, str(tmp_path / 'plain'), file, {})
-    other = on_ranks(2, train_replica, str(tmp_path / 'other'), file, options)
-    assert [state.pop('kinds') for state in (*plain, *other)] == [{'torch.float64'}] * 2 + [{'torch.float16'}] * 2
-    for state in (plain[1], *other):
-        assert all(same(state[kind], plain[0][kind]) for kind in ('weights', 'theta_0'))
+    one, other = on_ranks(2, train_replica, str(tmp_path / 'ranks'), file, options)
+    assert one['kinds'] == other['kinds'] == {'torch.float16'}
+    assert all(same(one[kind], other[kind]) for kind in ('weights', 'theta_0'))
+    assert same(one['theta_0'], {key: start[key].double() for key in one['theta_0']})
+    assert not any(torch.equal(value, one['weights'][key]) for key, value in one['theta_0'].items())
 
 
 def test_theta_0_is_fetched_ahead_in_the_last_backward_pass_before_a_step_alone():

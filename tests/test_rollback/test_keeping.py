@@ -151,6 +151,29 @@ def test_a_run_goes_on_from_any_way_in_any_other(before, after, tmp_path):
     assert REFERENCE_KEY not in second.optimizer.state[second.params[1]]
 
 
+@pytest.mark.parametrize('name', ['SGD', 'SGD, momentum', 'Adam'])
+@pytest.mark.parametrize(('before', 'after'), [('all', 'plain'), ('plain', 'all'), ('reference', 'lossless')])
+def test_so_it_does_with_other_optimizers(before, after, name, tmp_path):
+    keeps = {'plain': {}, **KEEPS}
+    whole = Run(tmp_path, name).step(range(5)).weights()
+    # Plain SGD has no state but theta_0.
+    weights, state = Run(tmp_path, name, **keeps[before]).step(range(3)).state()
+    second = Run(tmp_path, name, **keeps[after]).resume(weights, copy.deepcopy(state))
+    assert equal(second.step(range(3, 5)).weights(), whole)
+
+
+@pytest.mark.parametrize('keep', ['lossless', 'mapped, lossless'])
+def test_the_buffer_is_there_once_and_stays(keep, tmp_path):
+    run = Run(tmp_path, **KEEPS[keep]).step()
+    (buffer,) = run.rollback.keeper.stage._buffers.values()
+    address = buffer.data_ptr()
+    run.step(range(3, 6))
+    (buffer,) = run.rollback.keeper.stage._buffers.values()
+    assert buffer.data_ptr() == address
+    run.rollback.detach()
+    assert run.rollback.keeper is None
+
+
 @pytest.mark.parametrize('keep', ['all', 'reference'])
 def test_a_state_that_was_loaded_before_there_was_a_rollback(keep, tmp_path):
     whole = Run(tmp_path).step(range(5)).weights()
