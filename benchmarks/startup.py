@@ -152,7 +152,7 @@ def resumed(model: nn.Module, cfg: Config, rounds: int, folder: Path) -> dict[st
 
 
 def _torch_load(file: str) -> Any:
-    return torch.load(file, map_location='cpu', weights_only=False)
+    return torch.load(file, map_location='cpu', weights_only=True)
 
 
 def imported(times: int) -> list[float]:
