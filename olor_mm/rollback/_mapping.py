@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -41,7 +42,8 @@ Reader = Callable[[str, bool], Any]
 #: Of a checkpoint, what holds no weights.
 _NO_WEIGHTS = {'optimizer', 'optimizer_state_dict', 'message_hub', 'param_schedulers', 'meta'}
 _CODES = {torch.float16: 'F16', torch.bfloat16: 'BF16', torch.float32: 'F32', torch.float64: 'F64'}
-_PART = '.part'
+#: Files that are being written; and how long one may be taken for that.
+_BEGUN, _PART, _AGE = '.theta_0_', '.part', 86400  # seconds
 
 
 class AnchorFileError(RuntimeError):
@@ -63,7 +65,9 @@ def tensors_of(content: Any, depth: int = 3) -> dict[Key, Tensor]:
     """The weights in what was read from a file."""
     found: dict[Key, Tensor] = {}
     for key, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, Tensor) and value.layout == torch.strided:
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.is_meta:
+                continue
             found[(str(key),)] = value.detach()
         elif depth > 1 and key not in _NO_WEIGHTS:
             found.update({(str(key), *below): tensor for below, tensor in tensors_of(value, depth - 1).items()})
@@ -158,8 +162,17 @@ def _tensor(storage: Any, start: int, stop: int, dtype: torch.dtype) -> Tensor:
 
 
 def default_folder() -> Path:
-    """Where files are written that nobody named a folder for."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'olor_mm' / 'theta_0'
+    """Where files are written that nobody named a folder for.
+
+    Raises:
+        AnchorFileError: If there is no home folder.
+    """
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'olor_mm' / 'theta_0'
+    except RuntimeError as error:
+        raise AnchorFileError(
+            f"anchor_memory='mapped': {error} Name a folder for theta_0 with anchor_folder"
+        ) from error
 
 
 def written(values: Mapping[str, Tensor], folder: str | Path) -> tuple[MappedFile, dict[str, Tensor]]:
@@ -185,20 +198,31 @@ def written(values: Mapping[str, Tensor], folder: str | Path) -> tuple[MappedFil
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(path.parent):
-            if not _is_whole(path, len(header) + sum(_num_bytes(value) for value in values.values())):
+            found = None
+            if _is_whole(path, len(header) + sum(_num_bytes(value) for value in values.values())):
+                found = _intact(path, values)
+            if found is None:
                 _write(path, header, values)
-            file, maps = _mapped(path, values)
-            if not all(same_bits(maps[name], value.cpu()) for name, value in values.items()):
-                # Of its size, but damaged, as by a power cut.
-                file.close()
-                _write(path, header, values)
-                file, maps = _mapped(path, values)
+                found = _mapped(path, values)
+            file, maps = found
     except OSError as error:
         raise AnchorFileError(
             f'theta_0 could not be written to {path}: {error.strerror or error}; name another folder with '
             "anchor_folder, or leave anchor_memory='mapped' away"
         ) from error
     return file, maps
+
+
+def _intact(path: Path, values: Mapping[str, Tensor]) -> tuple[MappedFile, dict[str, Tensor]] | None:
+    """What is there, unless it is damaged, as by a power cut."""
+    try:
+        file, maps = _mapped(path, values)
+    except (AnchorFileError, KeyError, RuntimeError):
+        return None
+    if all(same_bits(maps[name], value.cpu()) for name, value in values.items()):
+        return file, maps
+    file.close()
+    return None
 
 
 def _mapped(path: Path, values: Mapping[str, Tensor]) -> tuple[MappedFile, dict[str, Tensor]]:
@@ -256,11 +280,9 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _write(path: Path, header: bytes, values: Mapping[str, Tensor]) -> None:
-    for left in path.parent.glob(f'*{_PART}'):
-        # Of a process that was killed: nobody else writes now.
-        left.unlink(missing_ok=True)
+    _sweep(path.parent)
     # For this user alone, as mkstemp makes it.
-    handle, part = tempfile.mkstemp(suffix=_PART, dir=path.parent)
+    handle, part = tempfile.mkstemp(prefix=_BEGUN, suffix=_PART, dir=path.parent)
     try:
         with open(handle, 'wb') as stream:
             stream.write(header)
@@ -272,6 +294,14 @@ def _write(path: Path, header: bytes, values: Mapping[str, Tensor]) -> None:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left. Where nothing can be locked, another may be writing now."""
+    for left in folder.glob(f'{_BEGUN}*{_PART}'):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _AGE:
+                left.unlink()
 
 
 @contextmanager

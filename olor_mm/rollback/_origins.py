@@ -13,6 +13,8 @@ __all__ = ['UNUSABLE', 'Origins', 'first_line', 'size_of']
 
 _log = logging.getLogger(__name__)
 
+#: What a checkpoint of a run has, and published weights have not.
+_OF_A_RUN = {'optimizer', 'optimizer_state_dict', 'message_hub', 'param_schedulers'}
 #: What a file that cannot serve may raise.
 UNUSABLE = (OSError, RuntimeError, ValueError, ImportError)
 
@@ -80,8 +82,12 @@ class Origins:
 
     def _refer(self, path: str, anchors: Mapping[Tensor, Tensor]) -> dict[Tensor, Reference]:
         try:
-            digest, path = digest_of(path), str(Path(path).absolute())
-            candidates = Candidates(tensors_of(self.read(path, is_mappable(path))))
+            # What a link points to, for the link may point elsewhere later.
+            path = str(Path(path).resolve())
+            digest, content = digest_of(path), self.read(path, is_mappable(path))
+            if isinstance(content, Mapping) and not _OF_A_RUN.isdisjoint(content):
+                raise ValueError('it is the checkpoint of a run, which that run may write over or remove')
+            candidates = Candidates(tensors_of(content))
         except UNUSABLE as error:
             self.say(logging.WARNING, f'checkpoints do not refer to {path} for theta_0: {first_line(error)}')
             return {}

@@ -42,6 +42,8 @@ class CudaCopies:
         side.wait_stream(here)
         with torch.cuda.stream(side):
             copy.copy_(source, non_blocking=True)
+        # Also where nobody waits for it, as when all of this is thrown away between a backward pass and its step.
+        copy.record_stream(side)
         self._begun_on[id(copy)] = here
         return copy
 

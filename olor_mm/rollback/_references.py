@@ -28,6 +28,7 @@ REFERENCE_KEY = 'rollback_anchor_reference'
 
 _CHUNK = 1 << 20  # bytes
 _PROBE = 16  # elements
+_MOST = 1 << 16  # bytes of a reference
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ def decoded(value: Any) -> Reference:
         AnchorFileError: If it is none.
     """
     try:
+        if value.numel() > _MOST:
+            raise ValueError(f'of {value.numel()} bytes')
         told = json.loads(bytes(int(number) for number in value.real.tolist()))
         reference = Reference(told['file'], told['sha256'], tuple(told['key']), told['dtype'])
         if not all(isinstance(part, str) for part in (reference.file, reference.sha256, *reference.key)):
             raise ValueError('not of strings')
         if not isinstance(getattr(torch, reference.dtype), torch.dtype):
             raise ValueError('of no dtype')
-    except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:
         raise AnchorFileError(
             f'the loaded optimizer state has something under {REFERENCE_KEY!r} that is no reference to a file '
             f'({error}): load another checkpoint'
@@ -83,11 +86,11 @@ def digest_of(file: str | os.PathLike[str]) -> str:
     if not stat.S_ISREG(found.st_mode):
         # Reading a named pipe, or a device, would never end.
         raise OSError(errno.EINVAL, 'it is no file', path)
-    return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    return _digest(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
 @lru_cache(maxsize=64)
-def _digest(path: str, size: int, time: int, number: int) -> str:
+def _digest(path: str, *_: int) -> str:
     digest = hashlib.sha256()
     with open(path, 'rb', buffering=0) as stream:
         while chunk := stream.read(_CHUNK):
@@ -176,8 +179,8 @@ def _found(file: str, digest: str, others: Iterable[str]) -> str:
     for path in (file, *others):
         try:
             here = digest_of(path)
-        except OSError as error:
-            said.append(f'{path}: {error.strerror or error}')
+        except (OSError, ValueError) as error:
+            said.append(f'{path}: {getattr(error, "strerror", None) or error}')
             continue
         if here == digest:
             return path

@@ -37,6 +37,8 @@ class StateHooks:
             self._handles.append(optimizer.register_state_dict_pre_hook(lambda _: keeper.check()))
         if keeper.options.saved == 'reference':
             self._handles.append(optimizer.register_state_dict_post_hook(self._after_save))
+        if keeper.options.dtype == 'lossless':
+            self._handles.append(optimizer.register_state_dict_post_hook(self._widen))
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -61,6 +63,15 @@ class StateHooks:
         for param, value in self._aside.items():
             optimizer.state[param][ANCHOR_KEY] = value
         self._aside = {}
+
+    def _widen(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        # Who reads a checkpoint into the tensors of a state dict, as torch's distributed checkpoints do, rounds else.
+        params = [param for group in optimizer.param_groups for param in group['params']]
+        states = dict(state_dict['state'])
+        for index, state in states.items():
+            if isinstance(index, int) and ANCHOR_KEY in state:
+                states[index] = {**state, ANCHOR_KEY: state[ANCHOR_KEY].to(params[index].dtype)}
+        return {**state_dict, 'state': states}
 
     def _after_save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         params: list[Tensor] = [param for group in optimizer.param_groups for param in group['params']]

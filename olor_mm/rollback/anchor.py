@@ -180,6 +180,7 @@ class AnchorStore:
         self._pending: dict[Tensor, Tensor] = {}
         self._wanted: list[Tensor] = list(self._params)
         self._state = optimizer.state
+        self._unfinished = False
         self._hooks = StateHooks(optimizer, self.keeper)
         for group in optimizer.param_groups:
             group.setdefault(INITIAL_LR_KEY, 0.0)
@@ -209,7 +210,9 @@ class AnchorStore:
             MissingAnchorError: If one has been trained, has none, and ``on_missing`` is 'error'.
             ValueError: If theta_0 would have no values, or some that are not finite.
         """
-        loaded = self.optimizer.state is not self._state
+        # Also after an attempt that ended in an error: a second one must not take what the first one refused.
+        loaded = self._unfinished or self.optimizer.state is not self._state
+        self._unfinished = loaded
         if again:
             self._pending.clear()
             self._wanted = list(self._params)
@@ -219,6 +222,7 @@ class AnchorStore:
             self._known.clear()
             self._wanted = list(self._params)
         if not self._wanted:
+            self._unfinished = False
             return False
         if loaded or not (self._known or self._pending):
             self.keeper.forget()
@@ -231,6 +235,7 @@ class AnchorStore:
         for group in self.optimizer.param_groups:
             group.setdefault(INITIAL_LR_KEY, 0.0)
         self._wanted = wanted
+        self._unfinished = False
         return loaded or len(self._known) + len(self._pending) != before
 
     def _take_from_state(self) -> None:

@@ -77,7 +77,9 @@ def test_a_file_that_a_power_cut_left_damaged_is_written_anew(damage, tmp_path):
     own.unlink()
     own.write_bytes(data[:-4] if damage == 'shorter' else data[:-4] + b'\0\0\0\0')
     own.chmod(0o600)
-    Path(own.parent, 'left by a kill.part').write_bytes(b'x')
+    left = Path(own.parent, '.theta_0_left by a kill.part')
+    left.write_bytes(b'x')
+    os.utime(left, (1, 1))
     second = Run(tmp_path, **MAPPED).step()
     assert files_of(second)[1] == own
     assert own.read_bytes() == data
@@ -212,3 +214,33 @@ def test_processes_share_it(tmp_path):
     # The share of one of two.
     assert 0.4 * size < sizes['Pss:'] < 0.6 * size
     assert len(list(Path(tmp_path, 'folder').glob('*.safetensors'))) == 1
+
+
+def test_other_files_of_the_folder_are_left_alone(tmp_path):
+    (tmp_path / 'data set.zip.part').write_bytes(b'x')
+    begun, old = tmp_path / '.theta_0_a.part', tmp_path / '.theta_0_b.part'
+    for path in (begun, old):
+        path.write_bytes(b'x')
+    os.utime(old, (1, 1))
+    written({'w': torch.ones(3)}, tmp_path)
+    assert (tmp_path / 'data set.zip.part').is_file()
+    assert begun.is_file()
+    assert not old.exists()
+
+
+def test_a_file_of_zeros_is_written_anew(tmp_path):
+    file, _ = written({'w': torch.ones(3)}, tmp_path)
+    path = Path(file.path)
+    path.write_bytes(bytes(path.stat().st_size))
+    _, maps = written({'w': torch.ones(3)}, tmp_path)
+    assert maps['w'].tolist() == [1, 1, 1]
+
+
+def test_without_a_home_the_option_is_named(monkeypatch):
+    def nowhere():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr('pathlib.Path.home', nowhere)
+    with pytest.raises(AnchorFileError, match='anchor_folder'):
+        default_folder()

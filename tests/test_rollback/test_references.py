@@ -178,3 +178,52 @@ def test_the_log_says_what_is_referred_to(tmp_path, caplog):
     run = Run(tmp_path, **REFERENCE).step()
     run.optimizer.state_dict()
     assert f'checkpoints refer to {run.file} (SHA-256 {digest_of(run.file)}) for 6 of 7 tensors' in caplog.text
+
+
+@pytest.mark.parametrize('key', ['optimizer', 'message_hub'])
+def test_the_checkpoint_of_a_run_is_not_referred_to(key, tmp_path, caplog):
+    """The run that saves it may write over it, and theta_0 would be nowhere."""
+    run = Run(tmp_path, **REFERENCE)
+    torch.save({**torch.load(run.file, weights_only=True), key: {}}, run.file)
+    run.step()
+    state = torch.load(io.BytesIO(saved(run)), weights_only=True)['state']
+    assert all(ANCHOR_KEY in kept and REFERENCE_KEY not in kept for kept in state.values())
+    assert 'it is the checkpoint of a run' in caplog.text
+
+
+def test_a_file_with_its_time_put_back_is_hashed_anew(tmp_path):
+    file = tmp_path / 'x.pth'
+    file.write_bytes(b'one')
+    before, found = digest_of(file), file.stat()
+    file.write_bytes(b'two')
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert digest_of(file) != before
+
+
+@pytest.mark.parametrize('value', [torch.tensor([float('inf')]), torch.zeros(1).expand(10**9)], ids=['inf', 'long'])
+def test_what_is_no_reference_is_told_as_such(value):
+    with pytest.raises(AnchorFileError, match='no reference'):
+        decoded(value)
+
+
+@pytest.mark.parametrize('form', ['values', 'lossless'])
+def test_a_checkpoint_is_read_into_the_tensors_of_a_state_dict(form, tmp_path):
+    """As torch's distributed checkpoints do: nothing may be rounded, whatever the present theta_0 could be kept in."""
+    (tmp_path / 'b').mkdir()
+    source = Run(tmp_path).step()
+    target = Run(tmp_path / 'b', **({'dtype': 'lossless'} if form == 'lossless' else {}))
+    for p in target.params:
+        p.data.zero_()
+    target.step()
+    state, brought = target.optimizer.state_dict(), source.optimizer.state_dict()
+    for index, kept in state['state'].items():
+        for key, value in kept.items():
+            if torch.is_tensor(value):
+                value.copy_(brought['state'][index][key])
+    target.optimizer.load_state_dict(state)
+    target.rollback.capture()
+    assert all(
+        same_bits(target.rollback.anchor(p), source.rollback.anchor(q))
+        for p, q in zip(target.params, source.params, strict=True)
+        if p.numel()
+    )
