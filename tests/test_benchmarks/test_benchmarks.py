@@ -152,7 +152,8 @@ def test_anchor_memory_measures_every_way(tmp_path):
     theta_0 = 4 * result['about']['pulled']
     without = sizes['no rollback']
     assert sizes['plain'] - without > theta_0
-    assert theta_0 / 2 < sizes["anchor_dtype='lossless'"] - without < 0.7 * theta_0
+    # In the weights' dtype, whatever it is kept in.
+    assert sizes["anchor_dtype='lossless'"] == pytest.approx(sizes['plain'], rel=0.01)
     assert sizes["anchor_saved='reference'"] - without < 0.2 * theta_0
     for name, found in result['ways'].items():
         assert all(len(values) == 4 for values in found['seconds'].values()), name
