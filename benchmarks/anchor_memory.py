@@ -122,6 +122,9 @@ def measured(params: ParameterSet, way: dict[str, str] | None, device: str, roun
         optimizer, rollback = build(params, way, file, Path(written))
         before = used(device)
         seconds = 0.0 if rollback is None else timed(rollback.capture, device)
+        for p in () if rollback is None else params.levels:
+            # What is mapped is in memory only once it was read.
+            rollback.anchor(p)
         after = used(device)
         step = stepper(params, optimizer, device)
         step()

@@ -96,7 +96,9 @@ def start(model: nn.Module, cfg: Config, form: str | None) -> tuple[Any, float]:
 def started(model: nn.Module, cfg: Config, rounds: int) -> dict[str, list[float]]:
     """Seconds by part, of each round."""
     found: dict[str, list[float]] = {name: [] for name in ('plain', 'OLOR', *PARTS, OTHER)}
+    wrapper = None
     for _ in range(rounds):
+        del wrapper
         gc.collect()
         _, plain = start(model, cfg, None)
         clock = Clock()
@@ -135,6 +137,9 @@ def resumed(model: nn.Module, cfg: Config, rounds: int, folder: Path) -> dict[st
         torch.save({'state_dict': model.state_dict(), 'optimizer': wrapper.state_dict()}, file)
         found[name] = {'bytes': file.stat().st_size, 'reading': [], 'loading': [], 'starting': []}
         for _ in range(rounds):
+            # Wrappers are parts of cycles, and hold gigabytes.
+            del wrapper
+            gc.collect()
             wrapper = build_wrapper(model, cfg, form)
             marks = [time.perf_counter()]
             state = read(str(file))

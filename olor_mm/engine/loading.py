@@ -152,9 +152,17 @@ def _download(address: str, file: Path) -> None:
         torch.hub.download_url_to_file(address, str(file))
 
 
+def _load_as(name: str, address: str, map_location: Any) -> Any:
+    """What an address leads to, known by a short name too."""
+    checkpoint = load_from_http(address, map_location)
+    if address in _files:
+        _files[name] = _files[address]
+    return checkpoint
+
+
 def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
     """Load ``torchvision://<name>`` (or ``modelzoo://<name>``), as MMEngine's loader but for how the file is read."""
-    return load_from_http(_address(filename, get_torchvision_models()), map_location)
+    return _load_as(filename, _address(filename, get_torchvision_models()), map_location)
 
 
 def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
@@ -162,14 +170,14 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
     scheme, _, model = filename.partition('://')
     address = _address(f'{scheme}://{get_deprecated_model_names().get(model, model)}', get_external_models())
     if address.startswith(('http://', 'https://')):
-        return load_from_http(address, map_location)
+        return _load_as(filename, address, map_location)
     home = osp.expanduser(os.getenv('MMENGINE_HOME', osp.join(os.getenv('XDG_CACHE_HOME', '~/.cache'), 'mmengine')))
     return load_from_local(osp.join(home, address), map_location)
 
 
 def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
     """Load the backbone of ``mmcls://<name>``, as MMEngine's loader but for how the file is read."""
-    checkpoint = load_from_http(_address(filename, get_mmcls_models()), map_location)
+    checkpoint = _load_as(filename, _address(filename, get_mmcls_models()), map_location)
     state = checkpoint.get('state_dict', checkpoint)
     return {'state_dict': {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}}
 

@@ -120,7 +120,6 @@ class RollbackSession:
         )
         if self.rollback.keeper is not None:
             self.rollback.keeper.origins.read = loading.read_weights
-            self.rollback.keeper.origins.log = _log
         if self.shards is not None:
             self.rollback.shards = self.shards.numbers
 
@@ -327,7 +326,3 @@ class RollbackSession:
         # A rank may have none of the shares.
         nothing = not self.rollback.levels
         self.verified = nothing or check_first_step(self.rollback, self.settings, steps_before, skipped)
-
-
-def _log(level: int, text: str) -> None:
-    print_log(text, logger='current', level=level)

@@ -1,7 +1,7 @@
 """The pre-trained files that theta_0 came from: what of it is in them bit by bit, and what checkpoints say of them."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -28,14 +28,12 @@ class Origins:
     Attributes:
         files: Files that may hold theta_0; whether they do is found out by their values.
         read: What reads such a file.
-        log: Called with a level of :mod:`logging` and a text.
         num_read: File to the number of tensors that were last read from it because a checkpoint names it.
     """
 
     def __init__(self, names: Mapping[Tensor, str]) -> None:
         self.files: list[str] = []
         self.read: Reader = read_weights
-        self.log: Callable[[int, str], None] = _log.log
         self._names = names
         self._references: dict[Tensor, Reference | None] = {}
         self._referred: dict[str, str] = {}
@@ -55,7 +53,7 @@ class Origins:
         """To the log, each text once."""
         if text not in self._said:
             self._said.add(text)
-            self.log(level, text)
+            _log.log(level, text)
 
     def references(self, anchors: Mapping[Tensor, Tensor]) -> dict[Tensor, Reference]:
         """Where the values of these are, for those that are in a pre-trained file bit by bit.

@@ -2,9 +2,9 @@
 
 It lives in ``optimizer.state[p][ANCHOR_KEY]``, in the parameter's dtype and on its device unless a
 :class:`~olor_mm.rollback.keeping.Keep` says otherwise, so that saving, loading, moving between devices and the
-gathering of sharded states are the optimizer's own. It gets there only after the base
-optimizer's first step on p: Adam and others initialise p when they find its state empty, and an early key would keep
-them from it. Until then it waits in this object.
+gathering of sharded states are the optimizer's own. It gets there only after the base optimizer's first step on p: Adam
+and others initialise p when they find its state empty, and an early key would keep them from it. Until then it waits in
+this object.
 """
 
 from collections.abc import Iterable, Mapping

@@ -265,7 +265,8 @@ class Rollback:
             if found_inf.item():
                 return
             found_inf = None
-        batches = self._plan()
+        # Where a part of them was pulled within the step they were planned before it.
+        batches = self._plan() if left is None or self._batches is None else self._batches
         self.num_rolled_back = sum(len(batch.params) for batch in batches)
         # Not by what has a gradient here: all ranks of a sharded model must count alike.
         if any(p.dtype in LOW_PRECISION for p in self.levels):

@@ -19,7 +19,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from olor_mm.engine import BrokenCheckpointError, UnsafeCheckpointError, load_from_local
 from olor_mm.engine._records import _getattr, _SavedHistory
-from olor_mm.engine.loading import last_loaded
+from olor_mm.engine.loading import last_loaded, local_file
 from olor_mm.rollback import _files, anchors_from_file
 from tests._attacks import ATTACKS, Evil, forged_array
 
@@ -257,6 +257,7 @@ def known(server, tmp_path, monkeypatch):
 def test_names_of_mmengine_load_as_files_do(scheme, known):
     found = CheckpointLoader.load_checkpoint(f'{scheme}://good', map_location='cpu', logger='silent')['state_dict']
     assert list(found) == (['a'] if scheme == 'mmcls' else ['backbone.a', 'head.a'])
+    assert Path(local_file(f'{scheme}://good')).name == 'good.pth'
     for name in ('evil', 'here') if 'open' in scheme else ('evil',):
         with pytest.raises(UnsafeCheckpointError, match='no code of it was run'):
             CheckpointLoader.load_checkpoint(f'{scheme}://{name}', map_location='cpu', logger='silent')

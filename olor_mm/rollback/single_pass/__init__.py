@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import SGD, Optimizer
 
 from .._batches import Batch
+from ._plan import Part, Plan, wants
 from .cpu import BuildError
 from .updates import adam_scalars, refusal, refusal_of_group, sgd_scalars, state_keys
 
@@ -41,6 +43,7 @@ class SinglePass:
         self._keys = state_keys(optimizer)
         self._hidden: list[tuple[Tensor, Tensor]] = []
         self._said: set[str] = set()
+        self._plans: WeakKeyDictionary[Batch, Plan] = WeakKeyDictionary()
         #: Why no step is made in a single pass; None while they are.
         self.refusal = refusal(optimizer)
         for device in devices:
@@ -70,10 +73,12 @@ class SinglePass:
             self.say(reason)
         left = []
         for batch in batches:
-            pulls = self._pulls(batch, ratios, reasons)
-            for nesterov in {bool(self._optimizer.param_groups[g].get('nesterov')) for g in batch.groups}:
-                self._take_all(batch, pulls, found_inf, nesterov)
-            left.append(batch.only([j for j in range(len(batch.params)) if j not in pulls]) if pulls else batch)
+            plan = self._plans.get(batch)
+            if plan is None or not plan.holds(self._optimizer, batch, ratios, reasons):
+                plan = self._plans[batch] = self._plan(batch, ratios, reasons)
+            for part in plan.parts:
+                self._take_all(part, ratios, found_inf)
+            left.append(batch if plan.left is None else plan.left)
         return left
 
     def restore(self) -> None:
@@ -104,29 +109,27 @@ class SinglePass:
                 return kernels
         return None
 
-    def _pulls(self, batch: Batch, ratios: Sequence[float | Tensor], reasons: Sequence[str | None]) -> dict[int, float]:
-        """The index in the batch of each tensor that can be taken, and its a."""
-        pulls: dict[int, float] = {}
+    def _plan(self, batch: Batch, ratios: Sequence[float | Tensor], reasons: Sequence[str | None]) -> Plan:
+        """Which tensors can be taken, and which of them together."""
+        wanted = wants(batch, ratios, reasons)
+        taken = []
         refused: Counter[str] = Counter()
         whole = _refusal_of(batch)
-        for j, (param, level, g) in enumerate(zip(batch.params, batch.levels, batch.groups, strict=True)):
-            ratio = ratios[g]
-            state = self._optimizer.state.get(param, {})
-            if reasons[g] is not None or isinstance(ratio, Tensor) or not 0.0 < ratio * level < 0.5:
+        for j in (j for j, want in enumerate(wanted) if want):
+            state = self._optimizer.state.get(batch.params[j], {})
+            if not batch.params[j].numel() or state.get(self._keys[0]) is None:
                 continue
-            if not param.numel() or state.get(self._keys[0]) is None:
-                continue
-            reason = whole or self._refusal_of_tensor(param, state)
+            reason = whole or self._refusal_of_tensor(batch.params[j], state)
             if reason is None:
-                pulls[j] = ratio * level
+                taken.append(j)
             else:
                 refused[reason] += 1
         for reason, count in refused.items():
             self.say(reason if reason == whole else f'{reason}, of {count} tensors')
-        if pulls and self._kernels(batch.params[0].device) is None:
+        if taken and self._kernels(batch.params[0].device) is None:
             self.say(self.refusal)
-            return {}
-        return pulls
+            taken = []
+        return Plan(self._optimizer, batch, wanted, taken, self._keys)
 
     def _refusal_of_tensor(self, param: Tensor, state: Mapping[str, Any]) -> str | None:
         if not all(_alike(state.get(key), param) for key in self._keys):
@@ -140,19 +143,13 @@ class SinglePass:
             return 'the counts of steps are not as torch makes them'
         return None
 
-    def _take_all(self, batch: Batch, pulls: Mapping[int, float], found_inf: Tensor | None, nesterov: bool) -> None:
-        """Those with or without Nesterov's momentum, and the counts of whose steps are in one place."""
-        parts: dict[tuple[torch.device, torch.dtype] | None, list[int]] = {}
-        for j in pulls:
-            if bool(self._optimizer.param_groups[batch.groups[j]].get('nesterov')) == nesterov:
-                count = self._optimizer.state[batch.params[j]].get('step')
-                key = (count.device, count.dtype) if isinstance(count, Tensor) else None
-                parts.setdefault(key, []).append(j)
-        for part in parts.values():
-            strengths = [pulls[j] for j in part]
-            for ready in batch.only(part).ready():
-                self._take(ready, strengths[: len(ready.params)], found_inf, nesterov)
-                strengths = strengths[len(ready.params) :]
+    def _take_all(self, part: Part, ratios: Sequence[float | Tensor], found_inf: Tensor | None) -> None:
+        """Those that a kernel takes together, as far as their theta_0 is there at once."""
+        batch, start = part.batch, 0
+        pulls = [float(ratios[g]) * level for g, level in zip(batch.groups, batch.levels, strict=True)]
+        for ready in batch.ready():
+            self._take(ready, pulls[start : start + len(ready.params)], found_inf, part.nesterov)
+            start += len(ready.params)
 
     def _take(self, batch: Batch, strengths: list[float], found_inf: Tensor | None, nesterov: bool) -> None:
         """Call the kernel for a batch, with the a of each tensor, and hide the gradients."""
@@ -174,10 +171,10 @@ class SinglePass:
             torch._foreach_add_(steps, 1)
             if found_inf is not None:
                 torch._foreach_sub_(steps, [found_inf.reshape(()).to(steps[0].device)] * len(steps))
-        for param, grad in zip(params, grads, strict=True):
-            # So that autograd sees that a graph of before this step is stale.
-            increment_version(param)
-            self._hidden.append((param, grad))
+        # So that autograd sees that a graph of before this step is stale.
+        _increment_versions(params)
+        self._hidden += zip(params, grads, strict=True)
+        for param in params:
             param.grad = None
 
 
@@ -200,6 +197,26 @@ def _refusal_of(batch: Batch) -> str | None:
     if param.device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
         return 'a CUDA graph is being captured'
     return None
+
+
+def _increment_versions(params: list[Tensor]) -> None:
+    if _INCREMENTS_LISTS:
+        increment_version(params)
+        return
+    for param in params:
+        increment_version(param)
+
+
+def _increments_lists() -> bool:
+    """Whether torch takes many tensors at once."""
+    try:
+        increment_version([])
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+_INCREMENTS_LISTS = _increments_lists()
 
 
 def _alike(tensor: Any, param: Tensor) -> bool:
