@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
@@ -18,6 +19,8 @@ from mmengine.registry import Registry
 __all__ = [
     'DATASETS',
     'HOOKS',
+    'METHODS',
+    'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
@@ -37,6 +40,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='olor_mm', locations=_ENGINE)
 OPTIMIZERS = Registry('optimizer', parent=MMENGINE_OPTIMIZERS, scope='olor_mm', locations=_ENGINE)
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGINE)
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='olor_mm', locations=['olor_mm.models'])
+#: What ``model.method`` names: ways to fine-tune.
+METHODS = Registry('method', scope='olor_mm', locations=['olor_mm.models'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='olor_mm', locations=['olor_mm.datasets'])
 
 

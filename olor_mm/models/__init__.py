@@ -1,0 +1,20 @@
+"""Methods that change a model, or choose what of it is trained: what OLOR is compared with."""
+
+from .freezing import freeze, summary
+from .method import Method, build_method
+from .subsets import BitFit, Full, Linear, Subset, TopK
+from .tuned import Tuned, Tuning
+
+__all__ = [
+    'BitFit',
+    'Full',
+    'Linear',
+    'Method',
+    'Subset',
+    'TopK',
+    'Tuned',
+    'Tuning',
+    'build_method',
+    'freeze',
+    'summary',
+]

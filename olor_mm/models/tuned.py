@@ -1,0 +1,113 @@
+"""``type='olor_mm.Tuned'``: any model of any toolbox, with a method switched on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+
+from olor_mm.registry import MODELS
+
+from .freezing import FrozenParts, freeze, summary
+from .method import Method, build_method
+
+__all__ = ['Tuned', 'Tuning', 'tuning_of']
+
+#: Where a tuned model keeps its :class:`Tuning`.
+CHILD = 'tuning'
+
+
+class Tuning(BaseModule):
+    """What was done to a model; a part of it without parameters, so that MMEngine tells it when weights are in.
+
+    Args:
+        methods: In the order in which they were applied.
+    """
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        super().__init__()
+        self.methods = list(methods)
+        self._model: list[nn.Module] = []
+        self.frozen: FrozenParts | None = None
+
+    def join(self, model: nn.Module) -> None:
+        """Become a part of the model whose methods these are, and freeze what they do not train."""
+        # In a list, so that the model is no part of its part.
+        self._model = [model]
+        model.add_module(CHILD, self)
+        freeze(model, lambda name, _: any(method.trains(name) for method in self.methods))
+        self.frozen = FrozenParts(model)
+        model.register_load_state_dict_post_hook(_weights_were_loaded)
+
+    def init_weights(self) -> None:
+        """Called last of all parts, when the others have their weights."""
+        for method in self.methods:
+            method.weights_are_in(self._model[0])
+        super().init_weights()
+
+    def loaded(self, missing: list[str]) -> None:
+        """Called when a state dict was loaded; takes the names out of ``missing`` that another model's would lack."""
+        for method in self.methods:
+            lacking = [key for key in missing if any(key == name or key.endswith(f'.{name}') for name in method.added)]
+            if method.added and len(lacking) == len(method.added):
+                # Weights from before the method.
+                method.weights_are_in(self._model[0])
+                missing[:] = [key for key in missing if key not in set(lacking)]
+
+
+def _weights_were_loaded(model: nn.Module, incompatible_keys: Any) -> None:
+    tuning_of(model).loaded(incompatible_keys.missing_keys)
+
+
+def tuning_of(model: nn.Module) -> Tuning:
+    """What was done to a model.
+
+    Raises:
+        ValueError: If it was not built as ``olor_mm.Tuned``.
+    """
+    tuning = getattr(model, CHILD, None)
+    if not isinstance(tuning, Tuning):
+        raise ValueError(f"{type(model).__name__} is not tuned: build it with model=dict(type='olor_mm.Tuned', ...)")
+    return tuning
+
+
+@MODELS.register_module()
+def Tuned(of: str, method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N802 - it stands where a class name stands
+    """Build a model and change it by a method, or by several.
+
+    The model itself is returned, not a wrapper: names of parameters, checkpoints and all that looks into the config's
+    ``model`` stay as they were. In a config that inherits another it is one line.
+
+    Args:
+        of: The ``type`` that the model has without a method, such as 'ImageClassifier'.
+        method: ``dict(type='LoRA', ...)``, a name, or a list of several; each trains what it trains alone.
+            Defaults to 'Full'.
+        **model: The rest of the model's config.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If a method or an option does not exist, or the model is none that the method can take.
+
+    Example:
+        >>> model = dict(type='olor_mm.Tuned', of='ImageClassifier', method=dict(type='TopK', k=3))
+    """
+    if not of or not isinstance(of, (str, type)):
+        raise ValueError(f"model.of={of!r} must be the type of the model without a method, e.g. 'ImageClassifier'")
+    given = list(method) if isinstance(method, (list, tuple)) else [method]
+    if not given:
+        raise ValueError("model.method=[] names no method; for full fine-tuning say 'Full'")
+    tuning = Tuning([build_method(cfg) for cfg in given])
+    built: nn.Module = MMENGINE_MODELS.build({'type': of, **model})
+    if isinstance(getattr(built, CHILD, None), nn.Module):
+        raise ValueError(f'model.of={of!r}: this model is tuned already, or has a part named {CHILD!r} of its own')
+    for each in tuning.methods:
+        each.apply(built)
+    tuning.join(built)
+    said = [line for line in (each.report(built) for each in tuning.methods) if line]
+    names = ', '.join(map(str, tuning.methods))
+    print_log('\n'.join([f'Fine-tuning by {names}', *said, summary(built)]), logger='current')
+    return built
