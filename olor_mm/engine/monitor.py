@@ -1,7 +1,10 @@
 """The relative discrepancy in the log: computed when the logger reads it, and at no other step."""
 
+import math
 from collections.abc import Callable
+from inspect import ismethod
 from typing import Any
+from weakref import WeakMethod, ref
 
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.visualization import Visualizer
@@ -28,16 +31,25 @@ class DiscrepancyScalar(HistoryBuffer):
 
     def __init__(self, measure: Measure, name: str = DISCREPANCY) -> None:
         super().__init__()
-        self.measure = measure
+        # MMEngine keeps message hubs for as long as the process lives: weights and theta_0 must not be kept with them.
+        self._measure = WeakMethod(measure) if ismethod(measure) else ref(measure)
         self._name = name
         self._read: tuple[int, float] | None = None
 
+    @property
+    def measure(self) -> Measure | None:
+        """What measures; None when the run that it belonged to is no more."""
+        return self._measure()
+
     def current(self) -> float:  # type: ignore[override]
         """The overall relative discrepancy now; the layers' are handed to the visualizer once an iteration."""
+        measure = self.measure
+        if measure is None:
+            return math.nan if self._read is None else self._read[1]
         hub = MessageHub.get_current_instance()
         step = int(hub.get_info('iter')) + 1 if 'iter' in hub.runtime_info else 0
         if self._read is None or self._read[0] != step:
-            overall, layers = self.measure()
+            overall, layers = measure()
             self._read = (step, overall)
             visualizer = _visualizer()
             if layers and visualizer is not None:
@@ -62,7 +74,7 @@ def install(measure: Measure) -> None:
     """
     scalars = MessageHub.get_current_instance().log_scalars
     name, number = DISCREPANCY, 1
-    while isinstance(held := scalars.get(f'train/{name}'), DiscrepancyScalar) and held.measure != measure:
+    while isinstance(held := scalars.get(f'train/{name}'), DiscrepancyScalar) and held.measure not in (None, measure):
         number += 1
         name = f'{DISCREPANCY}_{number}'
     scalars[f'train/{name}'] = DiscrepancyScalar(measure, name)

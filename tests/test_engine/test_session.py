@@ -1,7 +1,9 @@
 """Levels, theta_0, the report, the log and the checks over the life of a run."""
 
+import gc
 import json
 import logging
+import weakref
 
 import pytest
 import torch
@@ -359,3 +361,18 @@ def test_a_vit_under_foreign_names_is_told_what_would_load(tmp_path, caplog):
         session.start(optimizer)
         logger.removeHandler(caplog.handler)
         assert ("loads with 'vit2mmpretrain:' before it" in caplog.text) == hint
+
+
+def test_a_run_that_is_over_is_freed(tmp_path):
+    """Message hubs live as long as the process; theta_0 and the optimizer's state must not with them."""
+    held = []
+    for i in range(2):
+        runner = make_runner(toy_config(tmp_path / str(i), rollback={'max_level': 0.1, 'power': 1}))
+        runner.train()
+        held += [weakref.ref(runner.optim_wrapper.optimizer), weakref.ref(runner.optim_wrapper.rollback_session)]
+        hub = runner.message_hub
+        del runner
+    gc.collect()
+    assert [ref() for ref in held] == [None] * 4
+    # The last value can still be asked for.
+    assert 0 < hub.get_scalar('train/rollback/discrepancy').current() < 1
