@@ -181,3 +181,18 @@ def test_a_step_that_the_scaler_skips_changes_nothing():
             scaler.update()
             assert all(torch.equal(p, q) for p, q in zip(run.params, before, strict=True)) == bad
     runs[1].assert_like(runs[0], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize('name', ['AdamW', 'SGD'])
+def test_any_number_of_threads_does_the_same(name):
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            runs.append(Run(name, 'single_pass'))
+            runs[-1].step(3)
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        run.assert_like(runs[0], rtol=0, atol=0)

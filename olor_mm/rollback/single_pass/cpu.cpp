@@ -18,8 +18,8 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 
-// Small enough that the threads' shares differ by little, large enough that the five streams are read in long runs.
-constexpr int64_t kChunk = 65536;
+// Work is shared out in units of so many numbers, so that each thread gets as much, whatever the sizes of the tensors.
+constexpr int64_t kUnit = 1024, kGrain = 16;
 // How far ahead memory is asked for, in lines of the cache.
 constexpr int64_t kAhead = 16;
 
@@ -32,20 +32,18 @@ inline T multiply_add(T x, T y, T z) {
 #endif
 }
 
-struct Piece {
-  int64_t tensor, begin, end;
-};
-
+// Call work(tensor, begin, end) for all numbers of all tensors, by several threads, in runs as long as can be.
 template <typename F>
-void each_piece(TensorList tensors, const F& work) {
-  std::vector<Piece> all;
-  for (int64_t t = 0; t < static_cast<int64_t>(tensors.size()); ++t) {
-    for (int64_t begin = 0; begin < tensors[t].numel(); begin += kChunk) {
-      all.push_back({t, begin, std::min(begin + kChunk, tensors[t].numel())});
+void each_run(TensorList tensors, const F& work) {
+  std::vector<int64_t> starts{0};
+  for (const auto& tensor : tensors) starts.push_back(starts.back() + (tensor.numel() + kUnit - 1) / kUnit);
+  at::parallel_for(0, starts.back(), kGrain, [&](int64_t first, int64_t last) {
+    int64_t t = std::upper_bound(starts.begin(), starts.end(), first) - starts.begin() - 1;
+    for (; first < last; ++t) {
+      const int64_t end = std::min(last, starts[t + 1]);
+      work(t, (first - starts[t]) * kUnit, std::min((end - starts[t]) * kUnit, tensors[t].numel()));
+      first = end;
     }
-  }
-  at::parallel_for(0, static_cast<int64_t>(all.size()), 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) work(all[i].tensor, all[i].begin, all[i].end);
   });
 }
 
@@ -127,7 +125,7 @@ void adam(TensorList params, TensorList grads, TensorList exp_avgs, TensorList e
   AT_DISPATCH_FLOATING_TYPES(params[0].scalar_type(), "olor_mm::adam", [&] {
     const scalar_t* table = scalars.const_data_ptr<scalar_t>();
     const int64_t width = scalars.size(1);
-    each_piece(params, [&](int64_t t, int64_t begin, int64_t end) {
+    each_run(params, [&](int64_t t, int64_t begin, int64_t end) {
       scalar_t *p = params[t].data_ptr<scalar_t>(), *m = exp_avgs[t].data_ptr<scalar_t>();
       scalar_t* v = exp_avg_sqs[t].data_ptr<scalar_t>();
       const scalar_t *g = grads[t].const_data_ptr<scalar_t>(), *anchor = anchors[t].const_data_ptr<scalar_t>();
@@ -143,7 +141,7 @@ void sgd_all(TensorList params, TensorList grads, TensorList buffers, TensorList
   AT_DISPATCH_FLOATING_TYPES(params[0].scalar_type(), "olor_mm::sgd", [&] {
     const scalar_t* table = scalars.const_data_ptr<scalar_t>();
     const int64_t width = scalars.size(1);
-    each_piece(params, [&](int64_t t, int64_t begin, int64_t end) {
+    each_run(params, [&](int64_t t, int64_t begin, int64_t end) {
       scalar_t *p = params[t].data_ptr<scalar_t>(), *b = buffers[t].data_ptr<scalar_t>();
       const scalar_t *g = grads[t].const_data_ptr<scalar_t>(), *anchor = anchors[t].const_data_ptr<scalar_t>();
       each_block<scalar_t, 4>({{p, g, b, anchor}}, begin, end, [&](int64_t first, int64_t last) {
