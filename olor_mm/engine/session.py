@@ -16,6 +16,7 @@ from olor_mm.rollback.anchor import has_anchor
 from olor_mm.rollback.penalty import layerwise_levels
 
 from . import loading, monitor, saved
+from .added import added_by_methods
 from .agreement import Agreement
 from .checks import check_effect, check_first_step, trains_other_tensors
 from .ledger import LoadLedger
@@ -50,6 +51,7 @@ class RollbackSession:
         self.model = model
         self.shards: Shards | None = None
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
+        self._added = added_by_methods(model)
         self.ledger = LoadLedger(model)
         self.agreement = Agreement(model)
         if settings.max_level == 0:
@@ -68,7 +70,7 @@ class RollbackSession:
 
     def _assign(self, roots: Iterable[str]) -> LayerTable:
         try:
-            return assign_layers(self.model, tuple(roots), self.settings.index, self.settings.layer_map)
+            return assign_layers(self.model, tuple(roots), self.settings.index, self.settings.layer_map, self._added)
         except ValueError as error:
             text = str(error)
             if text.startswith(('index', 'layer_map', 'roots')):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -65,8 +65,12 @@ class Node:
         return (ends[0][0], ends[-1][1]) if ends else None
 
 
-def build_tree(model: nn.Module) -> Node:
+def build_tree(model: nn.Module, skip: Collection[str] = ()) -> Node:
     """Tree of the sub-modules that hold parameters; a shared parameter is where ``named_parameters()`` has it.
+
+    Args:
+        model: The model.
+        skip: Canonical names of parameters that are left out. Defaults to ().
 
     Raises:
         ValueError: If two parameters get the same canonical name, or one is of a lazy module and has no shape yet.
@@ -78,6 +82,8 @@ def build_tree(model: nn.Module) -> Node:
     seen: set[str] = set()
     for name, parameter in model.named_parameters():
         name = canonical_name(name)
+        if name in skip:
+            continue
         if name in seen:
             raise ValueError(f'two parameters have the canonical name {name!r}: rename the sub-module called "module"')
         if is_lazy(parameter):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -47,6 +47,7 @@ def assign_layers(
     roots: Sequence[str] = ('backbone',),
     index: str = 'layer',
     layer_map: Mapping[str, int | None] | None = None,
+    skip: Collection[str] = (),
 ) -> LayerTable:
     """Gives every parameter below the roots the index of its layer, without running the model.
 
@@ -60,6 +61,8 @@ def assign_layers(
         layer_map: Regular expressions, searched in the canonical name in the order given, with the layer counted
             within the root, or None for parameters that have no layer. A root in which none is found is resolved as
             without a map. Not for ``index='tensor'``. Defaults to None.
+        skip: Canonical names of parameters that are not counted and get no layer, such as those that were put into a
+            pre-trained model. Defaults to ().
 
     Returns:
         The table.
@@ -81,7 +84,7 @@ def assign_layers(
         if index == 'tensor':
             raise ValueError(f"index='tensor' and layer_map={dict(layer_map)!r} exclude each other: drop one of them")
         check_layer_map(layer_map)
-    tree = build_tree(model)
+    tree = build_tree(model, skip)
     nodes = _find_roots(tree, (roots,) if isinstance(roots, str) else tuple(roots))
     if index == 'tensor':
         trainable = {canonical_name(name) for name, param in model.named_parameters() if param.requires_grad}

@@ -11,7 +11,7 @@ from torch import nn
 from olor_mm.registry import MODELS
 
 from .freezing import FrozenParts, freeze, summary
-from .method import Method, build_method
+from .method import Method, build_method, child
 
 __all__ = ['Tuned', 'Tuning', 'tuning_of']
 
@@ -40,6 +40,13 @@ class Tuning(BaseModule):
         freeze(model, lambda name, _: any(method.trains(name) for method in self.methods))
         self.frozen = FrozenParts(model)
         model.register_load_state_dict_post_hook(_weights_were_loaded)
+        for path in {method.part for method in self.methods if method.part}:
+            child(model, path, 'part').register_load_state_dict_post_hook(self._part_was_loaded)
+
+    @property
+    def added(self) -> set[str]:
+        """Names in the model of what the methods put there: it has no pre-trained values, and nothing to go back to."""
+        return {name for method in self.methods for name in method.added}
 
     def init_weights(self) -> None:
         """Called last of all parts, when the others have their weights."""
@@ -55,6 +62,15 @@ class Tuning(BaseModule):
                 # Weights from before the method.
                 method.weights_are_in(self._model[0])
                 missing[:] = [key for key in missing if key not in set(lacking)]
+
+    def _part_was_loaded(self, part: nn.Module, incompatible_keys: Any) -> None:
+        """The same for a part that is loaded by itself, as by its ``init_cfg``: names there begin behind the part's."""
+        missing = incompatible_keys.missing_keys
+        for method in self.methods:
+            inside = {name.removeprefix(f'{method.part}.') for name in method.added}
+            if method.part and self._model[0].get_submodule(method.part) is part and inside and inside <= set(missing):
+                method.weights_are_in(self._model[0])
+                missing[:] = [key for key in missing if key not in inside]
 
 
 def _weights_were_loaded(model: nn.Module, incompatible_keys: Any) -> None:

@@ -143,6 +143,17 @@ def test_tensor_index_leaves_frozen_tensors_out() -> None:
     assert assign_layers(model).index == assign_layers(Detector()).index
 
 
+@pytest.mark.parametrize('index', ['layer', 'tensor'])
+def test_what_is_skipped_changes_no_other_layer(index: str) -> None:
+    model = Detector()
+    expected = assign_layers(model, index=index)
+    model.backbone.register_parameter('prompt', nn.Parameter(torch.zeros(1)))
+    model.backbone.blocks[1].extra = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    new = {name for name, _ in model.named_parameters()} - {name for name, _ in Detector().named_parameters()}
+    assert assign_layers(model, index=index) != expected
+    assert assign_layers(model, index=index, skip=new) == expected
+
+
 def test_shared_parameter_has_its_first_name() -> None:
     model = Detector()
     model.backbone.blocks[2].fc1.weight = model.backbone.blocks[0].fc1.weight

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -86,6 +87,35 @@ def test_weights_of_after_the_method_are_taken_as_they_are():
     model.load_state_dict(state)
     torch.testing.assert_close(model.backbone.mean, torch.ones(1))
     assert method_of(model).calls == 0
+
+
+@pytest.mark.parametrize('lacking', [(), ('norm.bias',)])
+def test_a_part_by_itself_is_taken_too(lacking):
+    """As init_cfg of a backbone loads it."""
+    model = tuned('Scaled')
+    twin = copy.deepcopy(model)
+    state = {key: value for key, value in NoisyModel().backbone.state_dict().items() if key not in lacking}
+    assert twin.backbone.load_state_dict(state, strict=False).missing_keys == list(lacking)
+    assert [method_of(each).calls for each in (model, twin)] == [0, 1]
+    torch.testing.assert_close(twin.backbone.mean, twin.head.weight.mean().reshape(1))
+
+
+def test_what_is_new_is_not_pulled_back():
+    """It has a place in the model, but no pre-trained values; and it moves nothing else to another layer."""
+    subset = {'type': 'Subset', 'train': 'fc1'}
+    for index in ('layer', 'tensor'):
+        sessions = []
+        for model in (tuned(['Scaled', subset]), tuned(subset)):
+            cfg = {
+                'constructor': 'olor_mm.OLOROptimWrapperConstructor',
+                'optimizer': {'type': 'SGD', 'lr': 0.1},
+                'rollback': {'max_level': 0.1, 'index': index},
+            }
+            session = build_optim_wrapper(nn.ModuleDict({'module': model}), cfg).rollback_session
+            names = {p: name for name, p in model.named_parameters()}
+            sessions.append(({names[p]: level for p, level in session.levels.items()}, session.layers))
+        assert sessions[0] == sessions[1]
+        assert any(sessions[0][0].values())
 
 
 def test_what_else_is_missing_is_still_told():
