@@ -3,6 +3,7 @@
 from ._base import CheckedDataset
 from ._domains import DomainDataset
 from ._errors import DatasetLayoutError, UnreadableImageError
+from .class_subset import ClassSubset
 from .ip102 import IP102
 from .office_home import OfficeHome
 from .pacs import PACS
@@ -14,6 +15,7 @@ __all__ = [
     'PACS',
     'SVHN',
     'CheckedDataset',
+    'ClassSubset',
     'DatasetLayoutError',
     'DomainDataset',
     'OfficeHome',

@@ -1,6 +1,8 @@
 """Methods that change a model, or choose what of it is trained: what OLOR is compared with."""
 
 from .freezing import freeze, summary
+from .incremental import IncrementalClsHead
+from .losses import SymmetricCrossEntropyLoss
 from .method import Method, build_method
 from .subsets import BitFit, Full, Linear, Subset, TopK
 from .tuned import Tuned, Tuning
@@ -8,9 +10,11 @@ from .tuned import Tuned, Tuning
 __all__ = [
     'BitFit',
     'Full',
+    'IncrementalClsHead',
     'Linear',
     'Method',
     'Subset',
+    'SymmetricCrossEntropyLoss',
     'TopK',
     'Tuned',
     'Tuning',
