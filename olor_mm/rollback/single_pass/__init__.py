@@ -211,7 +211,7 @@ def _increments_lists() -> bool:
     """Whether torch takes many tensors at once."""
     try:
         increment_version([])
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, RuntimeError):
         return False
     return True
 
