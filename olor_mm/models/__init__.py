@@ -1,5 +1,6 @@
 """Methods that change a model, or choose what of it is trained: what OLOR is compared with."""
 
+from .dtl import DTL
 from .freezing import freeze, summary
 from .incremental import IncrementalClsHead
 from .losses import SymmetricCrossEntropyLoss
@@ -8,6 +9,7 @@ from .subsets import BitFit, Full, Linear, Subset, TopK
 from .tuned import Tuned, Tuning
 
 __all__ = [
+    'DTL',
     'BitFit',
     'Full',
     'IncrementalClsHead',
