@@ -26,6 +26,11 @@ class Method:
         ValueError: If an option cannot be right; the message names it, its value and the remedy.
     """
 
+    #: Whether original parameters get other names: it is then applied before the methods that go by names.
+    renames = False
+    #: Whether what it adds begins with pre-trained values, so that a rollback can go back to them.
+    pretrained = False
+
     def __init__(self, part: str = 'backbone', train: str | Sequence[str] = ()) -> None:
         if not isinstance(part, str):
             raise ValueError(f"{self}: part={part!r} must be the path of a part of the model, such as 'backbone'")

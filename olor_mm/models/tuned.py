@@ -45,8 +45,8 @@ class Tuning(BaseModule):
 
     @property
     def added(self) -> set[str]:
-        """Names in the model of what the methods put there: it has no pre-trained values, and nothing to go back to."""
-        return {name for method in self.methods for name in method.added}
+        """Names in the model of what the methods put there without pre-trained values to go back to."""
+        return {name for method in self.methods if not method.pretrained for name in method.added}
 
     def init_weights(self) -> None:
         """Called last of all parts, when the others have their weights."""
@@ -58,17 +58,27 @@ class Tuning(BaseModule):
         """Called when a state dict was loaded; takes the names out of ``missing`` that another model's would lack."""
         for method in self.methods:
             lacking = [key for key in missing if any(key == name or key.endswith(f'.{name}') for name in method.added)]
-            if method.added and len(lacking) == len(method.added):
+            if method.added and len(lacking) == len(method.added) and self._came(method, lacking, missing):
                 # Weights from before the method.
                 method.weights_are_in(self._model[0])
                 missing[:] = [key for key in missing if key not in set(lacking)]
+
+    def _came(self, method: Method, lacking: list[str], missing: list[str]) -> bool:
+        """Whether anything of the part was loaded: a head alone leaves what was trained in the part as it is."""
+        prefix = next(key[: -len(name)] for name in method.added for key in lacking if key.endswith(name))
+        start = f'{method.part}.' if method.part else ''
+        # Parameters alone: torch makes up for counters that batch norms lack.
+        own = {prefix + name for name, _ in self._model[0].named_parameters() if name.startswith(start)}
+        return not own <= set(missing)
 
     def _part_was_loaded(self, part: nn.Module, incompatible_keys: Any) -> None:
         """The same for a part that is loaded by itself, as by its ``init_cfg``: names there begin behind the part's."""
         missing = incompatible_keys.missing_keys
         for method in self.methods:
             inside = {name.removeprefix(f'{method.part}.') for name in method.added}
-            if method.part and self._model[0].get_submodule(method.part) is part and inside and inside <= set(missing):
+            ours = bool(method.part) and self._model[0].get_submodule(method.part) is part
+            came = not {name for name, _ in part.named_parameters()} <= set(missing)
+            if ours and came and inside and inside <= set(missing):
                 method.weights_are_in(self._model[0])
                 missing[:] = [key for key in missing if key not in inside]
 
@@ -116,7 +126,7 @@ def Tuned(of: str, method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N8
     given = list(method) if isinstance(method, (list, tuple)) else [method]
     if not given:
         raise ValueError("model.method=[] names no method; for full fine-tuning say 'Full'")
-    tuning = Tuning([build_method(cfg) for cfg in given])
+    tuning = Tuning(sorted(map(build_method, given), key=lambda each: not each.renames))
     built: nn.Module = MMENGINE_MODELS.build({'type': of, **model})
     if isinstance(getattr(built, CHILD, None), nn.Module):
         raise ValueError(f'model.of={of!r}: this model is tuned already, or has a part named {CHILD!r} of its own')

@@ -118,6 +118,15 @@ def test_what_is_new_is_not_pulled_back():
         assert any(sessions[0][0].values())
 
 
+def test_a_head_alone_leaves_the_part_as_it_is():
+    model = tuned('Scaled')
+    model.load_state_dict(
+        {key: value for key, value in NoisyModel().state_dict().items() if 'head' in key}, strict=False
+    )
+    model.backbone.load_state_dict({}, strict=False)
+    assert method_of(model).calls == 0
+
+
 def test_what_else_is_missing_is_still_told():
     state = NoisyModel().state_dict()
     del state['head.bias']
