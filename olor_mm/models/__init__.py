@@ -1,5 +1,6 @@
 """Methods that change a model, or choose what of it is trained: what OLOR is compared with."""
 
+from .block_expansion import BlockExpansion
 from .dtl import DTL
 from .freezing import freeze, summary
 from .incremental import IncrementalClsHead
@@ -11,6 +12,7 @@ from .tuned import Tuned, Tuning
 __all__ = [
     'DTL',
     'BitFit',
+    'BlockExpansion',
     'Full',
     'IncrementalClsHead',
     'Linear',
