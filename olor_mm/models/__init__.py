@@ -6,17 +6,21 @@ from .freezing import freeze, summary
 from .incremental import IncrementalClsHead
 from .losses import SymmetricCrossEntropyLoss
 from .method import Method, build_method
+from .padding_prompt import PaddingPrompt
 from .subsets import BitFit, Full, Linear, Subset, TopK
 from .tuned import Tuned, Tuning
+from .vpt import VPT
 
 __all__ = [
     'DTL',
+    'VPT',
     'BitFit',
     'BlockExpansion',
     'Full',
     'IncrementalClsHead',
     'Linear',
     'Method',
+    'PaddingPrompt',
     'Subset',
     'SymmetricCrossEntropyLoss',
     'TopK',

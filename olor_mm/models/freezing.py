@@ -1,13 +1,13 @@
 """Which parameters are trained, and that nothing that is frozen drops paths or counts its inputs' statistics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
 from olor_mm.engine.report import table
 
-__all__ = ['FrozenParts', 'freeze', 'summary']
+__all__ = ['FrozenParts', 'always_eval', 'freeze', 'summary']
 
 
 def freeze(model: nn.Module, trained: Callable[[str, nn.Parameter], bool]) -> None:
@@ -73,6 +73,12 @@ class FrozenParts:
     def names(self) -> list[str]:
         """The modules that are kept so, without those inside of them."""
         return [name for name, _ in _frozen(self._model)]
+
+
+def always_eval(modules: Iterable[nn.Module]) -> None:
+    """Keep modules in eval mode whenever they run: those without parameters, such as a dropout between frozen parts."""
+    for module in modules:
+        module.register_forward_pre_hook(_to_eval)
 
 
 def _to_eval(module: nn.Module, _: Any) -> None:
