@@ -13,6 +13,7 @@ from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_loc
 from .session import RollbackSession
 from .settings import RollbackSettings
 from .strategies import FSDPStrategy
+from .trained_only import OtherWeightsError, SaveTrainedHook
 from .vit_checkpoints import register_vit_schemes
 from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
 from .zero import ZeroRedundancyOptimizer
@@ -27,10 +28,12 @@ __all__ = [
     'NonFiniteError',
     'OLOROptimWrapper',
     'OLOROptimWrapperConstructor',
+    'OtherWeightsError',
     'RankDisagreementError',
     'ResumableRandomnessHook',
     'RollbackSession',
     'RollbackSettings',
+    'SaveTrainedHook',
     'UnsafeCheckpointError',
     'ZeroRedundancyOptimizer',
     'load_from_local',
@@ -43,7 +46,7 @@ __all__ = [
 for _registry, _parts in (
     (_MMENGINE_WRAPPERS, (OLOROptimWrapper, AmpOLOROptimWrapper, ApexOLOROptimWrapper)),
     (_MMENGINE_CONSTRUCTORS, (OLOROptimWrapperConstructor,)),
-    (_MMENGINE_HOOKS, (DurableCheckpointHook, ResumableRandomnessHook)),
+    (_MMENGINE_HOOKS, (DurableCheckpointHook, ResumableRandomnessHook, SaveTrainedHook)),
 ):
     for _part in _parts:
         _registry.register_module(module=_part, force=True)

@@ -16,7 +16,7 @@ from olor_mm.rollback.anchor import has_anchor
 from olor_mm.rollback.penalty import layerwise_levels
 
 from . import loading, monitor, saved
-from .added import added_by_methods
+from .added import added_by_methods, pulled_back_by_methods, with_layers_of
 from .agreement import Agreement
 from .checks import check_effect, check_first_step, trains_other_tensors
 from .ledger import LoadLedger
@@ -52,6 +52,8 @@ class RollbackSession:
         self.shards: Shards | None = None
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
         self._added = added_by_methods(model)
+        #: Names of what a method added and wants to be pulled back to where it starts.
+        self._returning = pulled_back_by_methods(model)
         self.ledger = LoadLedger(model)
         self.agreement = Agreement(model)
         if settings.max_level == 0:
@@ -70,7 +72,9 @@ class RollbackSession:
 
     def _assign(self, roots: Iterable[str]) -> LayerTable:
         try:
-            return assign_layers(self.model, tuple(roots), self.settings.index, self.settings.layer_map, self._added)
+            settings = self.settings
+            layers = assign_layers(self.model, tuple(roots), settings.index, settings.layer_map, self._added)
+            return with_layers_of(layers, self._returning)
         except ValueError as error:
             text = str(error)
             if text.startswith(('index', 'layer_map', 'roots')):
@@ -103,7 +107,7 @@ class RollbackSession:
             raise ValueError(
                 f'optim_wrapper.rollback.roots={settings.roots!r}: all {len(covered)} parameters there are frozen or '
                 'not given to the optimizer, so there is nothing to pull back; unfreeze them (frozen_stages, '
-                'requires_grad), name other roots, or take the rollback out of the config'
+                'requires_grad, model.method), name other roots, or take the rollback out of the config'
             )
         self.levels = layerwise_levels(
             trained.items(),
@@ -252,7 +256,7 @@ class RollbackSession:
             self._saved = None
         if seen and settings.anchor in (None, 'current'):
             rolled = self.rollback.given_levels if self.rollback is not None else {}
-            named = {name: p for name, p in self.names.items() if p in rolled}
+            named = {name: p for name, p in self.names.items() if p in rolled and name not in self._returning}
             warn_of_random_theta_0(self._unwrapped(), named, self.ledger)
 
     def _named(self) -> dict[str, int]:
@@ -267,7 +271,7 @@ class RollbackSession:
             kept = (name for name, p in self.names.items() if has_anchor(optimizer.state.get(p)))
             loaded = set(self._saved_names if self._saved_names is not None else kept)
         layers = self._assign(roots_of_loaded(self._unwrapped(), loaded, self._resumed))
-        index = {name: i for name, i in layers.index.items() if name in loaded}
+        index = {name: i for name, i in layers.index.items() if name in loaded | self._returning}
         self.layers = LayerTable(index=index, num_layers=layers.num_layers, labels=layers.labels, how=layers.how)
         if self.rollback is not None:
             self.rollback.detach()
@@ -283,7 +287,8 @@ class RollbackSession:
         """theta_0 where the settings say where it is to be read, for what the optimizer's state does not hold."""
         anchor = self.settings.anchor
         # Of all ranks: each finds the same mistakes in a file, also one that has no share of what is pulled back.
-        wanted = {name: p for name, p in self.names.items() if p in rollback.given_levels}
+        given = set(rollback.given_levels)
+        wanted = {name: p for name, p in self.names.items() if p in given and name not in self._returning}
         if anchor not in (None, 'current'):
             read = anchors_of_init_cfg if anchor == 'init_cfg' else partial(anchors_of_file, anchor)
             shards = self.shards

@@ -4,7 +4,9 @@ from .block_expansion import BlockExpansion
 from .dtl import DTL
 from .freezing import freeze, summary
 from .incremental import IncrementalClsHead
+from .lora import LoRA
 from .losses import SymmetricCrossEntropyLoss
+from .merging import merge, unmerge
 from .method import Method, build_method
 from .padding_prompt import PaddingPrompt
 from .subsets import BitFit, Full, Linear, Subset, TopK
@@ -19,6 +21,7 @@ __all__ = [
     'Full',
     'IncrementalClsHead',
     'Linear',
+    'LoRA',
     'Method',
     'PaddingPrompt',
     'Subset',
@@ -28,5 +31,7 @@ __all__ = [
     'Tuning',
     'build_method',
     'freeze',
+    'merge',
     'summary',
+    'unmerge',
 ]

@@ -54,6 +54,13 @@ class Method:
         inside = not self.part or name.startswith(f'{self.part}.')
         return not inside or name in self.added or matches(self.train, name)
 
+    def pulled_back(self, name: str) -> bool:
+        """Whether a rollback (OLOR) takes a parameter that the method put there back to where it starts.
+
+        What a method adds has no pre-trained value, so the rollback leaves it alone unless this says otherwise.
+        """
+        return False
+
     def weights_are_in(self, model: nn.Module) -> None:
         """Set up what depends on the pre-trained weights.
 

@@ -1,6 +1,7 @@
 """``type='olor_mm.Tuned'``: any model of any toolbox, with a method switched on."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -8,12 +9,16 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
+from olor_mm.engine.trained_only import LEFT_OUT, check_left_out
 from olor_mm.registry import MODELS
 
 from .freezing import FrozenParts, freeze, summary
 from .method import Method, build_method, child
 
 __all__ = ['Tuned', 'Tuning', 'tuning_of']
+
+#: A weight that LoRA changes where it is read.
+_PARAMETRIZED = re.compile(r'\.parametrizations\.(\w+)\.original$')
 
 #: Where a tuned model keeps its :class:`Tuning`.
 CHILD = 'tuning'
@@ -48,6 +53,11 @@ class Tuning(BaseModule):
         """Names in the model of what the methods put there without pre-trained values to go back to."""
         return {name for method in self.methods if not method.pretrained for name in method.added}
 
+    @property
+    def pulled_back(self) -> set[str]:
+        """Those of ``added`` that a rollback takes back to where they start, for that is the pre-trained model."""
+        return {name for method in self.methods for name in method.added if method.pulled_back(name)}
+
     def init_weights(self) -> None:
         """Called last of all parts, when the others have their weights."""
         for method in self.methods:
@@ -70,6 +80,15 @@ class Tuning(BaseModule):
         # Parameters alone: torch makes up for counters that batch norms lack.
         own = {prefix + name for name, _ in self._model[0].named_parameters() if name.startswith(start)}
         return not own <= set(missing)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # This is the last part of the model: what the others miss is known.
+        key = prefix.removesuffix(f'{CHILD}.') + LEFT_OUT
+        if key in state_dict:
+            missing = args[2]
+            before = key.removesuffix(LEFT_OUT)
+            own = {before + name for name in check_left_out(self._model[0], state_dict[key])}
+            missing[:] = [name for name in missing if _PARAMETRIZED.sub(r'.\1', name) not in own]
 
     def _part_was_loaded(self, part: nn.Module, incompatible_keys: Any) -> None:
         """The same for a part that is loaded by itself, as by its ``init_cfg``: names there begin behind the part's."""

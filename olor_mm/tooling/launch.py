@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 # Importing the engine registers the rollback and the loader that keeps torch.load's weights_only on.
 from ..engine import RollbackSettings
+from ..engine.trained_only import needs_pretrained
 from ..engine.zero import check_zero_cfg
 from ..registry import type_name
 from . import evaluation, settings
@@ -65,7 +66,7 @@ def train(argv: Sequence[str]) -> None:
         notes += replace_pretrained(cfg, args.pretrained)
     anchor = _check_rollback(cfg)
     model = copy.deepcopy(cfg.get('model'))
-    if args.resume and cfg.get('resume') and anchor != 'init_cfg':
+    if args.resume and cfg.get('resume') and anchor != 'init_cfg' and not needs_pretrained(cfg):
         # The checkpoint brings every weight: the files that training started from may be gone by now.
         _forget_pretrained(cfg)
     _check(cfg, 'train', 'val')
@@ -96,7 +97,8 @@ def test(argv: Sequence[str]) -> None:
     args = test_parser().parse_args(argv)
     cfg, notes = _configure(args)
     evaluation.apply_checkpoint(cfg, args.checkpoint)
-    _forget_pretrained(cfg)
+    if not needs_pretrained(cfg):
+        _forget_pretrained(cfg)
     evaluation.apply_show(cfg, args)
     if args.amp:
         cfg.test_cfg.fp16 = True
