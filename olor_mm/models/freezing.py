@@ -1,9 +1,10 @@
 """Which parameters are trained, and that nothing that is frozen drops paths or counts its inputs' statistics."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from olor_mm.engine.report import table
 
@@ -25,13 +26,19 @@ def freeze(model: nn.Module, trained: Callable[[str, nn.Parameter], bool]) -> No
 
 
 def summary(model: nn.Module) -> str:
-    """How many parameters are trained of each part of a model and of all of it: a text of several lines."""
+    """How many parameters are trained of each part of a model and of all of it: a text of several lines.
+
+    Parameters that several parts share are counted in the first of them.
+    """
     rows = []
+    counted: set[nn.Parameter] = set()
     parts = [(name, [*child.parameters()]) for name, child in model.named_children()]
     own = [*model.parameters(recurse=False)]
     for name, params in [('(the model itself)', own), *parts]:
-        if params:
-            rows.append([name, *_counts(params)])
+        fresh = [p for p in params if p not in counted]
+        counted.update(fresh)
+        if fresh:
+            rows.append([name, *_counts(fresh)])
     rows.append(['all', *_counts([*model.parameters()])])
     return table(rows, ['part', 'parameters', 'trained', 'share', 'tensors trained'])
 
@@ -46,33 +53,49 @@ def _counts(params: list[nn.Parameter]) -> list[str]:
 class FrozenParts:
     """Keeps what is frozen in eval mode, whoever calls ``train()``.
 
-    Modules all of whose parameters are frozen go to eval mode right before they run, so that drop path and dropout
-    inside of them are off, and batch norms neither use nor count the statistics of the batch.
+    So drop path and dropout are off in it, and batch norms neither use nor count the statistics of the batch. Kept are
+    modules all of whose parameters are frozen, and those without parameters that lie between two such in front of the
+    first trained parameter, such as a ViT's dropout after the position embedding. A dropout right in front of a trained
+    layer is that layer's.
 
     Args:
         model: The model.
+        among: The modules that may be kept; None for all. Defaults to None.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, among: Collection[nn.Module] | None = None) -> None:
         self._model = model
+        self._among = None if among is None else list(among)
+        self._kept: list[tuple[str, nn.Module]] = []
         self._handles: list[Any] = []
         self.find()
 
     def find(self) -> None:
         """Look again at what is frozen; to be called when that has changed."""
-        self.release()
-        self._handles = [module.register_forward_pre_hook(_to_eval) for _, module in _frozen(self._model)]
+        kept = _frozen(self._model)
+        if self._among is not None:
+            kept = [(name, module) for name, module in kept if any(module is other for other in self._among)]
+        if [id(module) for _, module in kept] != [id(module) for _, module in self._kept]:
+            self.release()
+            self._handles = [module.register_forward_pre_hook(_to_eval) for _, module in kept]
+        self._kept = kept
+
+    def settle(self) -> None:
+        """Put into eval mode what is frozen by now; also where modules were replaced, as those of SyncBN are."""
+        self.find()
+        for _, module in self._kept:
+            _to_eval(module)
 
     def release(self) -> None:
         """Leave the modes of all modules to others."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._kept = [], []
 
     @property
     def names(self) -> list[str]:
         """The modules that are kept so, without those inside of them."""
-        return [name for name, _ in _frozen(self._model)]
+        return [name for name, _ in self._kept]
 
 
 def always_eval(modules: Iterable[nn.Module]) -> None:
@@ -81,21 +104,52 @@ def always_eval(modules: Iterable[nn.Module]) -> None:
         module.register_forward_pre_hook(_to_eval)
 
 
-def _to_eval(module: nn.Module, _: Any) -> None:
+def _to_eval(module: nn.Module, *_: Any) -> None:
     if module.training:
         module.eval()
 
 
-def _frozen(module: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules that run, hold parameters, and of these only frozen ones."""
-    params = [*module.parameters()]
-    if not params:
-        return
-    if not any(p.requires_grad for p in params) and _runs(module):
-        yield name, module
-        return
-    for child_name, child in module.named_children():
-        yield from _frozen(child, f'{name}.{child_name}' if name else child_name)
+def _frozen(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What :class:`FrozenParts` keeps: names and modules, in the order in which they were registered."""
+    search = _Search()
+    search.look(model, '')
+    return search.found
+
+
+class _Search:
+    """A walk over a model's modules in the order in which they were registered, mostly that in which they run."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, nn.Module]] = []
+        #: Those without parameters since the last frozen one: what comes next decides.
+        self._waiting: list[tuple[str, nn.Module]] = []
+        self._met_frozen = self._met_trained = False
+
+    def look(self, module: nn.Module, name: str, in_frozen_list: bool = False) -> None:
+        """Look at a module and what is inside of it."""
+        flags = [p.requires_grad for p in module.parameters()]
+        if not flags and in_frozen_list:
+            self.found.append((name, module))
+        # In front of all parameters there is augmentation; what has statistics was pre-trained.
+        elif not flags and not self._met_trained and (self._met_frozen or isinstance(module, _NormBase)):
+            self._waiting.append((name, module))
+        elif flags and not any(flags) and _runs(module):
+            self._meet(False)
+            self.found.append((name, module))
+        elif flags:
+            own = [p.requires_grad for p in module.parameters(recurse=False)]
+            if own:
+                self._meet(any(own))
+            for key, child in module.named_children():
+                self.look(child, f'{name}.{key}' if name else key, not any(flags))
+
+    def _meet(self, trained: bool) -> None:
+        if trained:
+            self._met_trained = True
+        else:
+            self._met_frozen = True
+            self.found += self._waiting
+        self._waiting = []
 
 
 def _runs(module: nn.Module) -> bool:

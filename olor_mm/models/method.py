@@ -49,10 +49,13 @@ class Method:
             ValueError: If it is a model that the method cannot take.
         """
 
+    def has(self, name: str) -> bool:
+        """Whether a parameter of the model is in the pre-trained part, by its name."""
+        return not self.part or name.startswith(f'{self.part}.')
+
     def trains(self, name: str) -> bool:
         """Whether a parameter of the model is trained, by its name."""
-        inside = not self.part or name.startswith(f'{self.part}.')
-        return not inside or name in self.added or matches(self.train, name)
+        return not self.has(name) or name in self.added or matches(self.train, name)
 
     def pulled_back(self, name: str) -> bool:
         """Whether a rollback (OLOR) takes a parameter that the method put there back to where it starts.

@@ -58,6 +58,13 @@ class Tuning(BaseModule):
         """Those of ``added`` that a rollback takes back to where they start, for that is the pre-trained model."""
         return {name for method in self.methods for name in method.added if method.pulled_back(name)}
 
+    def train(self, mode: bool = True) -> 'Tuning':
+        """Called as the last part of a model whose mode is set."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.settle()
+        return self
+
     def init_weights(self) -> None:
         """Called last of all parts, when the others have their weights."""
         for method in self.methods:
@@ -118,6 +125,16 @@ def tuning_of(model: nn.Module) -> Tuning:
     return tuning
 
 
+def _check_found(method: Method, model: nn.Module) -> None:
+    names = [name for name, _ in model.named_parameters() if method.has(name)]
+    for pattern in method.train:
+        if not any(pattern.search(name) for name in names):
+            raise ValueError(
+                f'model.method: {method}: train={pattern.pattern!r} is found in no parameter of {method.part!r}; those '
+                f'have names such as {", ".join(names[:3])}'
+            )
+
+
 @MODELS.register_module()
 def Tuned(of: str, method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N802 - it stands where a class name stands
     """Build a model and change it by a method, or by several.
@@ -151,7 +168,14 @@ def Tuned(of: str, method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N8
         raise ValueError(f'model.of={of!r}: this model is tuned already, or has a part named {CHILD!r} of its own')
     for each in tuning.methods:
         each.apply(built)
+    for each in tuning.methods:
+        _check_found(each, built)
     tuning.join(built)
+    if not any(p.requires_grad for p in built.parameters()):
+        raise ValueError(
+            f'model.method: {", ".join(map(str, tuning.methods))} would train nothing of {type(built).__name__}: say '
+            "with part= what is pre-trained ('' is the whole model), and with train= what of it is trained"
+        )
     said = [line for line in (each.report(built) for each in tuning.methods) if line]
     names = ', '.join(map(str, tuning.methods))
     print_log('\n'.join([f'Fine-tuning by {names}', *said, summary(built)]), logger='current')

@@ -179,6 +179,12 @@ WRONG = {
     'k': ({'method': {'type': 'TopK', 'k': 0}}, 'k=0 must be a number of blocks'),
     'k too large': ({'method': {'type': 'TopK', 'k': 5}}, 'k=5, but .* has 4 blocks'),
     'nothing found': ({'method': {'type': 'Subset', 'train': 'atn'}}, "train='atn' is found in no parameter of"),
+    'nothing found beside the blocks': (
+        {'method': {'type': 'TopK', 'k': 1, 'train': ['norm', 'head']}}, "TopK: train='head' is found in no parameter",
+    ),
+    'nothing is trained': (
+        {'method': {'type': 'Linear', 'part': ''}}, 'Linear would train nothing of NoisyModel: say with part=',
+    ),
     'nothing given': ({'method': {'type': 'Subset', 'train': []}}, 'would be Linear'),
 }  # fmt: skip
 
