@@ -14,6 +14,7 @@ from .session import RollbackSession
 from .settings import RollbackSettings
 from .strategies import FSDPStrategy
 from .trained_only import OtherWeightsError, SaveTrainedHook
+from .unfreeze import UnfreezeHook
 from .vit_checkpoints import register_vit_schemes
 from .wrappers import AmpOLOROptimWrapper, ApexOLOROptimWrapper, OLOROptimWrapper
 from .zero import ZeroRedundancyOptimizer
@@ -34,6 +35,7 @@ __all__ = [
     'RollbackSession',
     'RollbackSettings',
     'SaveTrainedHook',
+    'UnfreezeHook',
     'UnsafeCheckpointError',
     'ZeroRedundancyOptimizer',
     'load_from_local',
@@ -46,7 +48,7 @@ __all__ = [
 for _registry, _parts in (
     (_MMENGINE_WRAPPERS, (OLOROptimWrapper, AmpOLOROptimWrapper, ApexOLOROptimWrapper)),
     (_MMENGINE_CONSTRUCTORS, (OLOROptimWrapperConstructor,)),
-    (_MMENGINE_HOOKS, (DurableCheckpointHook, ResumableRandomnessHook, SaveTrainedHook)),
+    (_MMENGINE_HOOKS, (DurableCheckpointHook, ResumableRandomnessHook, SaveTrainedHook, UnfreezeHook)),
 ):
     for _part in _parts:
         _registry.register_module(module=_part, force=True)

@@ -64,6 +64,10 @@ class Agreement:
         #: Whether nothing is left to be done.
         self.done = False
 
+    def follow(self, model: nn.Module) -> None:
+        """Go on with the same model in another wrapper."""
+        self._model = model
+
     def check(self, rollback: Rollback | None) -> None:
         """Compare the ranks at the first call; all of them have to make it. Nothing at any later call.
 

@@ -11,6 +11,7 @@ from olor_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from .checks import check_inner, check_optimizer_cfg
 from .session import RollbackSession
 from .settings import RollbackSettings
+from .unfreeze import later_trained
 from .wrappers import RollbackMixin, promote
 from .zero import promoted
 
@@ -67,6 +68,10 @@ class OLOROptimWrapperConstructor:
         Raises:
             ValueError: If the settings do not fit the model.
         """
+        with later_trained(model):
+            return self._build(model)
+
+    def _build(self, model: nn.Module) -> OptimWrapper:
         session = RollbackSession(self.settings, model)
         wrapper_cfg = self.optim_wrapper_cfg.copy()
         wrapper_cfg['type'] = promote(wrapper_cfg.get('type', 'OptimWrapper'))

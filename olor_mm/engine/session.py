@@ -144,6 +144,11 @@ class RollbackSession:
         self.attach(optimizer)
         self._started_at = None
 
+    def follow_model(self, model: nn.Module) -> None:
+        """Go on with the same model in another wrapper."""
+        self.model = model
+        self.agreement.follow(model)
+
     # ---------------------------------------------------------------- loading and saving
 
     def state_dict(self) -> dict[str, Any]:
