@@ -17,11 +17,13 @@ from .errors import InputError
 __all__ = ['check_names']
 
 _SCOPE = 'olor_mm.'
-_ENGINE = (
+_PARTS = (
     registry.OPTIM_WRAPPERS,
     registry.OPTIM_WRAPPER_CONSTRUCTORS,
     registry.STRATEGIES,
     registry.HOOKS,
+    registry.MODELS,
+    registry.METHODS,
 )
 _WRAPPER_KEYS = ('rollback', 'constructor')
 
@@ -83,9 +85,9 @@ def _named(node: Any, option: str) -> Iterator[tuple[str, str]]:
 
 def _not_ours(name: str) -> list[str] | None:
     """None where a name is found; else those that are alike, of which there may be none."""
-    if any(find(each, name) is not None for each in _ENGINE):
+    if any(find(each, name) is not None for each in _PARTS):
         return None
-    near = _alike(name, *_ENGINE)
+    near = _alike(name, *_PARTS)
     if near:
         return near
     try:

@@ -40,6 +40,8 @@ OURS = 'olor_mm.OLOROptimWrapperConstructor'
             {'custom_hooks': [{'type': 'EMAHook'}, {'type': 'olor_mm.ResumableRandomnesHook'}]},
             r'custom_hooks\.1\.type=.*\n  set .*=olor_mm\.ResumableRandomnessHook',
         ),
+        ({'model': {'type': 'olor_mm.Tunde'}}, r'model\.type=.*\n  set model\.type=olor_mm\.Tuned$'),
+        ({'model': {'method': {'type': 'olor_mm.TopKK'}}}, r'method\.type=.*\n  set model\.method\.type=olor_mm\.TopK$'),
         ({'strategy': {'type': 'olor_mm.FSDPStrategyy'}}, r'strategy\.type=.*\n  set .*=olor_mm\.FSDPStrategy$'),
         ({'runner_type': 'FlexibleRunnr'}, r"runner_type='FlexibleRunnr' does not exist\n  set .*=FlexibleRunner$"),
     ],
@@ -71,6 +73,7 @@ def test_what_exists_is_let_by() -> None:
                 'custom_hooks': [{'type': 'olor_mm.ResumableRandomnessHook'}, {'type': 'olor_mm.engine.FSDPStrategy'}],
                 'optim_wrapper': {'type': 'olor_mm.AmpOLOROptimWrapper', 'constructor': OURS, 'rollback': {}},
                 'model': {'type': 'Anything', 'dictionary': {'type': 'mmdet.Whatever'}},
+                'models': [{'type': 'olor_mm.Tuned', 'method': {'type': 'olor_mm.Linear'}}],
             }
         )
     )
