@@ -2,6 +2,7 @@
 
 from .block_expansion import BlockExpansion
 from .dtl import DTL
+from .dtl_group import DTLGroup
 from .freezing import freeze, summary
 from .incremental import IncrementalClsHead
 from .lora import LoRA
@@ -18,6 +19,7 @@ __all__ = [
     'VPT',
     'BitFit',
     'BlockExpansion',
+    'DTLGroup',
     'Full',
     'IncrementalClsHead',
     'Linear',

@@ -79,7 +79,7 @@ class DTL(Method):
         backbone = child(model, self.part, f'model.method: {self}: part')
         if hasattr(backbone, CHILD):
             raise ValueError(f'model.method: {self}: {self.part!r} has a part named {CHILD!r} already: say DTL once')
-        stages = _stages(backbone, f'model.method: {self}: part={self.part!r}')
+        stages = stages_of(backbone, f'model.method: {self}: part={self.part!r}')
         last, count = _last(backbone, stages), sum(len(stage.blocks) for stage in stages)
         self._check(backbone, last, count)
         kernel_size = self.kernel_size if self.plus else 0
@@ -131,7 +131,7 @@ def _number(option: str, value: object, meaning: str) -> int:
     return value
 
 
-def _stages(backbone: nn.Module, what: str) -> list[Stage]:
+def stages_of(backbone: nn.Module, what: str) -> list[Stage]:
     """The blocks of a ViT, as one stage, or of a Swin."""
     kinds = {kind.__name__ for kind in type(backbone).__mro__}
     found: list[Any] = []

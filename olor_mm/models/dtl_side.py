@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ['Side', 'SideNetwork', 'Stage', 'theta']
+__all__ = ['CARRIED', 'Carried', 'Side', 'SideNetwork', 'Stage', 'carried', 'theta']
 
 #: Attribute of the stream's tensors: what the side network carries from block to block. It travels with the data, so
 #: that nested and repeated forwards, exceptions and recomputation in the backward pass find what belongs to them.
@@ -42,6 +42,37 @@ class Carried(NamedTuple):
     after: int
     h: Any
     grid: tuple[int, int] | None
+
+
+def carried(index: int, x: Tensor, args: Any, first: bool, grid: tuple[int, int] | None) -> Carried:
+    """What the block before block ``index`` has sent with its output.
+
+    Args:
+        index: From 0.
+        x: The block's input.
+        args: All that the block is given.
+        first: Whether it is the first of its stage.
+        grid: That of the patch tokens, where the block is not told.
+
+    Raises:
+        RuntimeError: If the input is not the output of the block before.
+    """
+    found = getattr(x, CARRIED, None)
+    if found is not None and found.after == index - 1:
+        kept: Carried = found
+        return kept
+    if not first:
+        raise RuntimeError(
+            f'DTL: the input of block {index + 1} is not what block {index} returned, so that the side network has '
+            'lost its state. torch.utils.checkpoint around whole blocks does so with use_reentrant=True: say '
+            "use_reentrant=False, or checkpoint inside of the blocks by the backbone's with_cp=True"
+        )
+    told = args[1] if len(args) > 1 and isinstance(args[1], (tuple, list)) else grid
+    start = Carried(index - 1, None, (int(told[0]), int(told[1])) if told is not None else None)
+    if start.grid is not None:
+        # For a second run in the backward pass, when images of another size may have come since.
+        setattr(x, CARRIED, start)
+    return start
 
 
 class _Theta(torch.autograd.Function):
@@ -185,34 +216,11 @@ class SideNetwork(nn.Module):
     def after(self, index: int, block: nn.Module, args: Any, out: Tensor) -> Tensor:
         """A hook on block ``index``: h <- h + x A^T B^T; x <- block(x), and + g(theta(h)) from block M on."""
         x: Tensor = args[0]
-        before = self.carried(index, x, args)
+        before = carried(index, x, args, self.places[index][1], self.grid)
         h = self.extract(index, x, before.h)
         out = self.inject(index, out, h, before.grid)
         setattr(out, CARRIED, Carried(index, h, before.grid))
         return out
-
-    def carried(self, index: int, x: Tensor, args: Any) -> Carried:
-        """What the block before has sent with its output.
-
-        Raises:
-            RuntimeError: If the input is not the output of the block before.
-        """
-        found = getattr(x, CARRIED, None)
-        if found is not None and found.after == index - 1:
-            kept: Carried = found
-            return kept
-        if not self.places[index][1]:
-            raise RuntimeError(
-                f'DTL: the input of block {index + 1} is not what block {index} returned, so that the side network has '
-                'lost its state. torch.utils.checkpoint around whole blocks does so with use_reentrant=True: say '
-                "use_reentrant=False, or checkpoint inside of the blocks by the backbone's with_cp=True"
-            )
-        grid = args[1] if len(args) > 1 and isinstance(args[1], (tuple, list)) else self.grid
-        start = Carried(index - 1, None, (int(grid[0]), int(grid[1])) if grid is not None else None)
-        if start.grid is not None:
-            # For a second run in the backward pass, when images of another size may have come since.
-            setattr(x, CARRIED, start)
-        return start
 
     def extract(self, index: int, x: Tensor, h: Tensor | None) -> Tensor:
         """h after the input of block ``index``."""

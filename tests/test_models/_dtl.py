@@ -67,6 +67,8 @@ def build(backbone, method, seed=0, channels=None, **changes):
     channels = channels or (16 if 'Vision' in backbone['type'] else 32)
     config = {'backbone': {**backbone, **changes}, 'channels': channels}
     model = MODELS.build({'type': 'olor_mm.Tuned', 'of': 'OneOutput', 'method': method, **config}).double()
+    # The same for all methods, whatever they have drawn.
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if '.dtl.' not in name:
@@ -103,7 +105,7 @@ def _side(backbone, i, x, h):
 
 
 def _injected(backbone, stage, h, grid, beta):
-    change = h / (1 + torch.exp(-beta * h))
+    change = h / (1 + torch.exp((-beta * h).clamp(max=600)))
     if str(stage) not in backbone.dtl.convs:
         return change
     weight, extra = backbone.dtl.convs[str(stage)].weight[:, 0], h.shape[1] - grid[0] * grid[1]

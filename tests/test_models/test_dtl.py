@@ -59,7 +59,7 @@ def test_it_is_the_algorithm_and_at_the_start_the_plain_model(name, plus):
     assert not torch.allclose(out, plain(model)(x))
     found, expected = (gradients(model, value.square().sum()) for value in (out, expected_out))
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-7, atol=1e-9, msg=key)
+        torch.testing.assert_close(found[key], value, rtol=1e-7, atol=1e-9)
         # Nothing was made that has no part in it.
         assert value.abs().max() > 0, key
     with torch.no_grad():
