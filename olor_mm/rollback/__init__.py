@@ -3,12 +3,14 @@
 from ._files import BrokenCheckpointError, UnsafeCheckpointError
 from .anchor import ANCHOR_KEY, INITIAL_LR_KEY, AnchorFile, MissingAnchorError, anchors_from_file
 from .keeping import AnchorFileError, Keep
-from .penalty import layerwise_levels, layerwise_penalty
+from .l2_sp import L2SP
+from .penalty import layerwise_levels, layerwise_penalty, layerwise_radii
 from .rollback import Rollback
 
 __all__ = [
     'ANCHOR_KEY',
     'INITIAL_LR_KEY',
+    'L2SP',
     'AnchorFile',
     'AnchorFileError',
     'BrokenCheckpointError',
@@ -19,4 +21,5 @@ __all__ = [
     'anchors_from_file',
     'layerwise_levels',
     'layerwise_penalty',
+    'layerwise_radii',
 ]

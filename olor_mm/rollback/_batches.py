@@ -64,15 +64,17 @@ def batches_of(
     store: Anchors,
     shards: Mapping[Tensor, int],
     keeper: Keeper | None = None,
+    idle: bool = False,
 ) -> list[Batch]:
     """The tensors with a gradient, by device and dtype.
 
     Args:
         groups: The optimizer's parameter groups.
-        levels: Parameter to lambda, above 0.
+        levels: Parameter to lambda, or what else its rule takes.
         store: What keeps theta_0.
         shards: Parameter to the number of its shard here, where torch does not tell.
         keeper: What keeps theta_0, where kernels cannot read it as it is. Defaults to None.
+        idle: Whether those without a gradient are wanted too. Defaults to False.
 
     Raises:
         RuntimeError: If a parameter has another shape than its theta_0.
@@ -81,7 +83,7 @@ def batches_of(
     batches: dict[Hashable, Batch] = {}
     for g, group in enumerate(groups):
         for param in group['params']:
-            if param not in levels or param.grad is None or param not in store:
+            if param not in levels or (param.grad is None and not idle) or param not in store:
                 continue
             anchor, here = store[param], local(param)
             if anchor.shape != param.shape:
@@ -101,23 +103,57 @@ def batches_of(
     return list(batches.values())
 
 
-def pull(batch: Batch, ratios: Sequence[float | Tensor], found_inf: Tensor | None, form: str, dither: Dither) -> None:
+def pull(
+    batch: Batch,
+    ratios: Sequence[float | Tensor],
+    found_inf: Tensor | None,
+    form: str,
+    dither: Dither,
+    strengths: Tensor | None = None,
+) -> None:
     """theta <- lerp(theta, theta_0, a) for a batch.
 
     Args:
         batch: What is pulled.
-        ratios: lr / initial_lr of each of the optimizer's groups.
+        ratios: What the level is multiplied by, such as lr / initial_lr, of each of the optimizer's groups.
         found_inf: One element on a device: 1. where the step was none, else 0. None where it was one.
         form: One of ``FORMS``.
         dither: Random numbers for what is rounded.
+        strengths: a of each tensor, by a rule that looks at weights, where the step was none 0. Defaults to None,
+            which is level times ratio.
     """
     if not batch.params:
         return
     low = batch.params[0].dtype in LOW_PRECISION
     # One for all parts: in how many a batch comes must not change what is drawn.
     numbers = dither.numbers(batch.params[0].device, batch.params[0].dtype, batch.shard) if low else None
+    start = 0
     for part in batch.ready():
-        _pull(part, ratios, found_inf, form, numbers)
+        stop = start + len(part.params)
+        if strengths is None:
+            _pull(part, ratios, found_inf, form, numbers)
+        else:
+            _pull_by(part, strengths[start:stop], form, numbers)
+        start = stop
+
+
+def _here(batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and anchors as far as this rank holds them."""
+    if not batch.spread:
+        return batch.params, batch.anchors
+    return [local(p) for p in batch.params], [local(a) for a in batch.anchors]
+
+
+def _pull_by(batch: Batch, strengths: Tensor, form: str, numbers: Numbers | None) -> None:
+    params, anchors = _here(batch)
+    if not any(p.numel() for p in params):
+        return
+    if params[0].device.type == 'cpu':
+        _pull_by_numbers(params, anchors, strengths.tolist(), None, form, numbers, batch.dense)
+    elif numbers is not None or form == 'single_tensor':
+        _one_by_one(params, anchors, strengths.unbind(), numbers)
+    else:
+        kernels.weighted(params, anchors, strengths)
 
 
 def _pull(
@@ -127,11 +163,9 @@ def _pull(
     form: str,
     numbers: Numbers | None,
 ) -> None:
-    params, anchors = batch.params, batch.anchors
-    if batch.spread:
-        params, anchors = [local(p) for p in params], [local(a) for a in anchors]
-        if not any(p.numel() for p in params):
-            return
+    params, anchors = _here(batch)
+    if batch.spread and not any(p.numel() for p in params):
+        return
     rates = [ratios[g] for g in batch.groups]
     if any(isinstance(rate, Tensor) for rate in rates) or (numbers is not None and found_inf is not None):
         scale = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
@@ -139,6 +173,18 @@ def _pull(
         _one_by_one(params, anchors, strengths, numbers)
         return
     weights = [min(float(r) * v, 1.0) for r, v in zip(rates, batch.levels, strict=True)]
+    _pull_by_numbers(params, anchors, weights, found_inf, form, numbers, batch.dense)
+
+
+def _pull_by_numbers(
+    params: list[Tensor],
+    anchors: list[Tensor],
+    weights: list[float],
+    found_inf: Tensor | None,
+    form: str,
+    numbers: Numbers | None,
+    dense: bool,
+) -> None:
     # A pull of strength 0 must not even turn -0.0 into 0.0.
     keep = [j for j, weight in enumerate(weights) if weight > 0.0]
     if not keep:
@@ -147,11 +193,11 @@ def _pull(
         params, anchors, weights = [params[j] for j in keep], [anchors[j] for j in keep], [weights[j] for j in keep]
     if found_inf is not None:
         found_inf = found_inf.to(params[0].device, non_blocking=True)
-        kernels.fused(params, anchors, weights, found_inf, dense=batch.dense)
+        kernels.fused(params, anchors, weights, found_inf, dense=dense)
     elif numbers is not None or form == 'single_tensor':
         _one_by_one(params, anchors, weights, numbers)
     elif params[0].device.type == 'cpu':
-        kernels.fused(params, anchors, weights, dense=batch.dense)
+        kernels.fused(params, anchors, weights, dense=dense)
     else:
         kernels.foreach(params, anchors, weights)
 

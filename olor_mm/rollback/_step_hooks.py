@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-__all__ = ['hold_step', 'release_step']
+__all__ = ['hold_step', 'is_innermost', 'release_step']
 
 
 def hold_step(optimizer: Optimizer) -> Any:
@@ -41,6 +41,20 @@ def release_step(optimizer: Optimizer, held: Any) -> None:
     """Take away what :func:`hold_step` put there, unless something else has come in its place."""
     if held is not None and vars(optimizer).get('step') is held:
         del optimizer.step
+
+
+def is_innermost(optimizer: Optimizer, before: Any, after: Any) -> bool:
+    """Whether no other hook runs between these two and the step, where gradients are hidden.
+
+    Args:
+        optimizer: The optimizer.
+        before: The handle of a pre-hook of its step.
+        after: That of a post-hook.
+    """
+    return (
+        next(reversed(optimizer._optimizer_step_pre_hooks)) == before.id
+        and next(iter(optimizer._optimizer_step_post_hooks)) == after.id
+    )
 
 
 def _with_hooks(optimizer: Optimizer) -> Any:

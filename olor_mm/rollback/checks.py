@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 
 from ._shards import is_spread, local
 from .keeping import Keep
-from .penalty import check_level
+from .rules import check_amount, is_off
 
 __all__ = [
     'check_anchor',
+    'check_balls',
     'check_gradients',
     'check_keep',
     'check_levels',
@@ -55,8 +56,18 @@ def check_names(names: Any) -> dict[Tensor, str]:
     return dict(names)
 
 
-def check_levels(optimizer: Any, levels: Any, names: Mapping[Tensor, str]) -> dict[Tensor, float]:
-    """The levels above 0, if all of them can be used with this optimizer.
+def check_levels(
+    optimizer: Any, levels: Any, names: Mapping[Tensor, str], rule: str = 'olor', keep_off: bool = False
+) -> dict[Tensor, float]:
+    """The levels above 0, or the radii, if all of them can be used with this optimizer.
+
+    Args:
+        optimizer: The optimizer.
+        levels: Parameter to level, or to radius with the rule 'projection'.
+        names: Parameter to name, for messages.
+        rule: One of ``RULES``. Defaults to 'olor'.
+        keep_off: Whether those that are never pulled back stay in, for they need theta_0 all the same. Defaults to
+            False.
 
     Raises:
         ValueError: If the optimizer is none, a level is outside [0, 1], or a parameter is not the optimizer's, is there
@@ -72,6 +83,7 @@ def check_levels(optimizer: Any, levels: Any, names: Mapping[Tensor, str]) -> di
         raise ValueError('levels is empty: give each parameter its level; with level 0 it is left alone')
     given = [p for group in optimizer.param_groups for p in group['params']]
     owned, counts = set(given), Counter(given)
+    used = {}
     for param, level in levels.items():
         if not isinstance(param, Tensor):
             raise ValueError(
@@ -79,10 +91,38 @@ def check_levels(optimizer: Any, levels: Any, names: Mapping[Tensor, str]) -> di
             )
         _check_parameter(param, owned, names)
         name = name_of(param, names)
-        check_level(f'levels[{name}]', level)
-        if level > 0 and counts[param] > 1:
+        amount = check_amount(rule, f'levels[{name}]', level)
+        if is_off(rule, amount) and not keep_off:
+            continue
+        if counts[param] > 1:
             raise ValueError(f'levels: {name} is twice in the optimizer and would be pulled twice a step: give it once')
-    return {param: float(level) for param, level in levels.items() if level > 0}
+        used[param] = amount
+    return used
+
+
+def check_balls(balls: Any, rule: str, sharing: bool) -> dict[Tensor, Hashable]:
+    """A copy of ``balls`` if it maps parameters to keys and the rule takes it.
+
+    Args:
+        balls: What was given.
+        rule: One of ``RULES``.
+        sharing: Whether ranks share the parameters out among them.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if balls is None:
+        return {}
+    if not isinstance(balls, Mapping) or not all(isinstance(key, Tensor) for key in balls):
+        raise ValueError(f'balls={_shown(balls)} must map parameters to what their ball is called, such as a layer')
+    if rule != 'projection':
+        raise ValueError(f"balls is for rule='projection', and rule={rule!r}: leave it away")
+    if sharing:
+        raise ValueError(
+            'balls is not for a ZeroRedundancyOptimizer, whose ranks do not know the distances of each other: leave it '
+            'away, so that each tensor has a ball of its own'
+        )
+    return dict(balls)
 
 
 def _check_parameter(param: Tensor, owned: set[Tensor], names: Mapping[Tensor, str]) -> None:

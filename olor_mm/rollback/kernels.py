@@ -10,7 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ['foreach', 'fused', 'single_tensor']
+__all__ = ['foreach', 'fused', 'single_tensor', 'weighted']
+
+#: Elements up to which a tensor is small, and of what is gathered of small ones at a time.
+_SMALL, _GATHERED = 2**16, 2**22
 
 
 def single_tensor(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: Sequence[float | Tensor]) -> None:
@@ -32,6 +35,43 @@ def foreach(params: list[Tensor], anchors: list[Tensor], weights: list[float]) -
         return
     for weight, (some_params, some_anchors) in _by_weight(params, anchors, weights).items():
         torch._foreach_lerp_(some_params, some_anchors, weight)
+
+
+def weighted(params: Sequence[Tensor], anchors: Sequence[Tensor], weights: Tensor) -> None:
+    """Strengths that the device alone knows, a vector there; the host does not wait.
+
+    torch has no kernel that takes many tensors and a number on the device for each. So large tensors have one kernel
+    each, and small ones are gathered and go together: the number of kernels follows that of bytes, not of tensors.
+    """
+    strengths = weights.unbind()
+    small: list[int] = []
+    gathered = 0
+    for j, param in enumerate(params):
+        if param.numel() > _SMALL or param.is_complex():
+            single_tensor([param], [anchors[j]], [strengths[j]])
+            continue
+        if gathered + param.numel() > _GATHERED:
+            _gathered(params, anchors, strengths, small)
+            small, gathered = [], 0
+        small.append(j)
+        gathered += param.numel()
+    if small:
+        _gathered(params, anchors, strengths, small)
+
+
+def _gathered(
+    params: Sequence[Tensor], anchors: Sequence[Tensor], strengths: Sequence[Tensor], chosen: list[int]
+) -> None:
+    some = [params[j] for j in chosen]
+    sizes, device = [param.numel() for param in some], some[0].device
+    theta = torch.cat([param.reshape(-1) for param in some])
+    theta_0 = torch.cat([anchors[j].reshape(-1) for j in chosen])
+    counts = torch.tensor(sizes, device='cpu', pin_memory=device.type == 'cuda').to(device, non_blocking=True)
+    weights = torch.stack([strengths[j] for j in chosen]).to(theta.dtype)
+    # With the size of what comes out the host need not ask for it.
+    theta.lerp_(theta_0, torch.repeat_interleave(weights, counts, output_size=sum(sizes)))
+    parts = [part.view(param.shape) for part, param in zip(theta.split(sizes), some, strict=True)]
+    torch._foreach_copy_(some, parts)
 
 
 def fused(

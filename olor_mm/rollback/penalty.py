@@ -8,7 +8,7 @@ from torch import Tensor
 
 from olor_mm.layers import canonical_name
 
-__all__ = ['check_level', 'layerwise_levels', 'layerwise_penalty']
+__all__ = ['check_level', 'check_radii', 'check_radius', 'layerwise_levels', 'layerwise_penalty', 'layerwise_radii']
 
 
 def check_level(option: str, value: float) -> float:
@@ -26,6 +26,24 @@ def check_level(option: str, value: float) -> float:
         raise ValueError(
             f'{option}={value!r} is not a rollback level: give a number from 0 (never pulled back) to 1 '
             '(back at the pre-trained value after every step); the paper searches 1e-4 to 1'
+        )
+    return float(value)
+
+
+def check_radius(option: str, value: float) -> float:
+    """Return ``value`` as a float if it is the radius of a ball around theta_0.
+
+    Args:
+        option: Name of the option, for the message.
+        value: The radius, in the unit of the weights: the largest ||theta - theta_0||. Infinity is no bound.
+
+    Raises:
+        ValueError: If ``value`` is no number, NaN or below 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not value >= 0:
+        raise ValueError(
+            f'{option}={value!r} is not a radius: give a number from 0 (the pre-trained value) up, the largest '
+            'distance from the pre-trained weights'
         )
     return float(value)
 
@@ -108,3 +126,49 @@ def layerwise_levels(
     if not levels:
         raise ValueError('no parameter has a layer index: named_parameters and index have no name in common')
     return levels
+
+
+def layerwise_radii(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    index: Mapping[str, int],
+    n: int,
+    radius: float | tuple[float, float],
+    power: float = 1.0,
+) -> dict[Tensor, float]:
+    """Radii for ``Rollback(..., rule='projection')`` from a table of layer indices.
+
+    rho_i = rho_n + (1 - i/n)**gamma (rho_0 - rho_n): the radius goes with depth as the level does.
+
+    Args:
+        named_parameters: As for :func:`layerwise_levels`.
+        index: As for :func:`layerwise_levels`.
+        n: Index of the deepest layer.
+        radius: The radius of every layer, or (rho_0, rho_n): of the shallowest and of the deepest.
+        power: gamma > 0. Defaults to 1.
+
+    Returns:
+        Parameter to radius.
+
+    Raises:
+        ValueError: If no parameter is named by ``index``, or an argument is outside its range.
+    """
+    shallow, deep = check_radii('radius', radius)
+    canonical = [(canonical_name(name), p) for name, p in named_parameters]
+    shares = {p: layerwise_penalty(index[k], n, 1.0, 0.0, power) for k, p in canonical if k in index}
+    if not shares:
+        raise ValueError('no parameter has a layer index: named_parameters and index have no name in common')
+    if shallow == deep:
+        return dict.fromkeys(shares, shallow)
+    return {p: deep + share * (shallow - deep) for p, share in shares.items()}
+
+
+def check_radii(option: str, radius: object) -> tuple[float, float]:
+    """The radii of the shallowest and of the deepest layer.
+
+    Raises:
+        ValueError: If ``radius`` is neither a radius nor a pair of finite ones.
+    """
+    pair = tuple(radius) if isinstance(radius, (list, tuple)) else (radius, radius)
+    if len(pair) != 2 or (pair[0] != pair[1] and any(value == math.inf for value in pair)):
+        raise ValueError(f'{option}={radius!r} must be a number, or two: of the shallowest and of the deepest layer')
+    return check_radius(option, pair[0]), check_radius(option, pair[1])  # type: ignore[arg-type]

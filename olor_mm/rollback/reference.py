@@ -1,13 +1,14 @@
 """Algorithms 1 and 2 of the paper as printed: slow, readable, the truth that the fast paths are tested against.
 
 They keep d_t, the discrepancy theta_t - theta_0, by the paper's own recursion; nothing here is shared with the code
-under test. Symbols are the paper's: a = eta_t lambda_i / eta is the strength of a step.
+under test. Symbols are the paper's: a = eta_t lambda_i / eta is the strength of a step. After them the relatives of the
+rollback, each for one tensor.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ['AdamOLORReference', 'SGDOLORReference', 'rollback_reference']
+__all__ = ['AdamOLORReference', 'SGDOLORReference', 'projection_reference', 'rollback_reference', 'spd_reference']
 
 
 class SGDOLORReference:
@@ -91,3 +92,22 @@ class AdamOLORReference:
 def rollback_reference(theta_pre: Tensor, theta_0: Tensor, a: float) -> Tensor:
     """theta = (1 - a) theta_pre + a theta_0 (equations 3 to 6), theta_pre being what the base optimizer produced."""
     return (1 - a) * theta_pre + a * theta_0
+
+
+def spd_reference(theta: Tensor, theta_pre: Tensor, theta_0: Tensor, g: Tensor, w: float) -> Tensor:
+    """Selective projection decay of one tensor (arXiv 2411.01713): w r of the way back, where c < 0.
+
+    c = -<g, theta - theta_0>; r = max(0, ||theta_pre - theta_0|| - ||theta - theta_0||) / ||theta_pre - theta_0||.
+    """
+    c = -float((g * (theta - theta_0)).sum())
+    before, after = float((theta - theta_0).norm()), float((theta_pre - theta_0).norm())
+    if c >= 0 or after <= before:
+        return theta_pre
+    r = (after - before) / after
+    return theta_pre - w * r * (theta_pre - theta_0)
+
+
+def projection_reference(theta_pre: Tensor, theta_0: Tensor, rho: float) -> Tensor:
+    """The nearest point of the ball of radius rho around theta_0 (arXiv 2303.10720)."""
+    distance = float((theta_pre - theta_0).norm())
+    return theta_pre if distance <= rho else theta_0 + rho / distance * (theta_pre - theta_0)

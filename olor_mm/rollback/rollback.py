@@ -10,16 +10,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ._batches import FORMS, Batch, batches_of, pull
+from ._given import read_anchor
+from ._pace import Pace, pace_of
+from ._ruling import Ruling
 from ._shards import unwrap_zero
 from ._staging import like
-from ._step_hooks import hold_step, release_step
-from .anchor import ON_MISSING, Anchors, AnchorStore, anchors_from_file
-from .checks import check_anchor, check_gradients, check_keep, check_levels, check_names
+from ._step_hooks import hold_step, is_innermost, release_step
+from .anchor import Anchors, AnchorStore
+from .checks import check_balls, check_gradients, check_keep, check_levels, check_names
 from .discrepancy import relative_discrepancy
 from .keeping import Keep, Keeper
+from .l2_sp import L2SP, Penalty, check_l2_sp, check_penalty
 from .rounding import LOW_PRECISION, Dither
-from .schedule import lr_ratio
-from .single_pass import SinglePass
+from .rules import check_rule, is_off
+from .single_pass import SinglePass, tell_refusal
 
 __all__ = ['Rollback']
 
@@ -60,10 +64,22 @@ class Rollback:
             see :mod:`olor_mm.rollback.single_pass`; or 'single_tensor' for a plain loop over tensors. Defaults to
             'foreach'.
         keep: How theta_0 is kept, in memory and in checkpoints. Defaults to None, which is as the parameters are.
+        rule: 'olor'; 'spd' for selective projection decay, whose weight w the levels then are; or 'projection' onto
+            balls around theta_0, whose radii ``levels`` then gives, infinity being no bound. See
+            :mod:`olor_mm.rollback.rules`. Defaults to 'olor'.
+        balls: With 'projection', parameter to a key, such as its layer: parameters of one key share a ball. Defaults to
+            None, which is a ball for each parameter.
+        level_schedule: What the level is multiplied by in each step: 'lr', lr / initial_lr; 'constant', 1; or another
+            schedule, see :func:`~olor_mm.rollback.level_schedule.check_schedule`, which need not follow the learning
+            rate. Steps are counted from 0, in the optimizer's state. Defaults to None, which is 'lr' for 'olor' and
+            'constant' for 'spd'.
+        l2_sp: A penalty on the distance of all parameters that ``levels`` names, also at level 0, as a term of the
+            gradient: an :class:`L2SP` or a dict of its options. Gradients are clipped outside of this object: with
+            ``by_hand=True`` call :meth:`add_l2_sp` before that. Defaults to None.
 
     Raises:
         ValueError: If a level is not in [0, 1], a parameter is not the optimizer's, an anchor does not fit, the
-            optimizer has a Rollback already, or ``keep`` is given and parameters are sharded.
+            optimizer has a Rollback already, an option cannot be right, or does not go with sharded parameters.
         MissingAnchorError: At the first step, if parameters have been trained already and have no theta_0.
 
     Example:
@@ -85,12 +101,20 @@ class Rollback:
         names: Mapping[Tensor, str] | None = None,
         form: str = 'foreach',
         keep: Keep | None = None,
+        rule: str = 'olor',
+        balls: Mapping[Tensor, Hashable] | None = None,
+        level_schedule: Any = None,
+        l2_sp: L2SP | Mapping[str, Any] | None = None,
     ) -> None:
         if form not in FORMS:
             raise ValueError(f'form={form!r} is not known: choose one of {", ".join(FORMS)}')
         self.names = check_names({} if names is None else names)
         self.form = form
-        self.levels = check_levels(optimizer, levels, self.names)
+        self.rule = check_rule(rule)
+        schedule, strengths = pace_of(rule, level_schedule), check_l2_sp(l2_sp)
+        if schedule is not None:
+            schedule.check_is_fitted()
+        self.levels = check_levels(optimizer, levels, self.names, rule, keep_off=strengths is not None)
         #: The optimizer as it was given, and the level of all of its parameters that have one.
         self.given_optimizer, self.given_levels = optimizer, self.levels
         #: What makes the steps: of a ZeroRedundancyOptimizer this rank's own, with its share of the levels; and what
@@ -100,7 +124,16 @@ class Rollback:
             optimizer = self.optimizer
             here = {p for group in optimizer.param_groups for p in group['params']}
             self.levels = {p: level for p, level in self.levels.items() if p in here}
-        keep = check_keep(keep, [*self.given_levels], sharing=self.optimizer is not self.given_optimizer)
+        sharing = self.optimizer is not self.given_optimizer
+        keep = check_keep(keep, [*self.given_levels], sharing)
+        check_penalty(strengths, sharing)
+        balls = check_balls(balls, rule, sharing)
+        #: What the levels are multiplied by.
+        self.pace = Pace(optimizer, schedule)
+        self._ruling = None if rule == 'olor' else Ruling(rule, balls)
+        #: Whether tensors without a gradient are pulled too: those that share a ball move together.
+        self._idle = bool(balls)
+        self._penalty = None if strengths is None else Penalty(strengths, optimizer, levels)
         self._num_calls = 0
         self._num_skipped: Tensor | None = None
         #: Number of tensors that the last step rolled back.
@@ -124,7 +157,9 @@ class Rollback:
         on_missing = 'current' if anchor == 'current' else 'error'
         self._store = AnchorStore(optimizer, self.levels, given, self.names, on_missing, keep)
         self._store.keeper.origins.files += [str(anchor)] if given and isinstance(anchor, (str, Path)) else []
-        if form == 'single_pass':
+        if form == 'single_pass' and rule != 'olor':
+            tell_refusal(f'rule={rule!r}')
+        elif form == 'single_pass':
             self._single_pass = SinglePass(optimizer, {p.device for p in self.levels})
         self._held = hold_step(optimizer)
         self._handles = [
@@ -134,21 +169,13 @@ class Rollback:
         ]
 
     def _read_anchor(self, anchor: Mapping[Tensor, Tensor] | str | Path | None) -> Mapping[Tensor, Tensor]:
-        if anchor is None or (isinstance(anchor, str) and anchor == ON_MISSING[1]):
-            return {}
-        if isinstance(anchor, (str, Path)) and str(anchor).strip():
-            if not self.names:
-                raise ValueError(f'anchor={str(anchor)!r} is a file: give names=, parameter to its name in the file')
-            found = anchors_from_file(anchor, [(name, p) for p, name in self.names.items() if p in self.levels])
-            absent = found.missing + list(found.mismatched)
-            if absent:
-                raise ValueError(
-                    f'anchor={str(anchor)!r} lacks {len(absent)} of {len(self.levels)} parameters, or has them in '
-                    f'another shape: {", ".join(absent[:3])}; leave those out of levels, or give another file'
-                )
-            return found.anchors
         owned = (p for group in self.given_optimizer.param_groups for p in group['params'])
-        return check_anchor(anchor, owned, self.names)
+        return read_anchor(anchor, owned, self.levels, self.names)
+
+    @property
+    def pulled(self) -> list[Tensor]:
+        """The parameters that are pulled back; of those that ``levels`` has, some may have theta_0 for L2-SP alone."""
+        return [p for p, level in self.levels.items() if not is_off(self.rule, level)]
 
     @property
     def num_steps(self) -> int:
@@ -161,7 +188,38 @@ class Rollback:
     @property
     def form_in_use(self) -> str:
         """``form``, or 'foreach' where the kernels of 'single_pass' cannot be used."""
+        if self._ruling is not None and self.form == 'single_pass':
+            return FORMS[0]
         return self.form if self._single_pass is None or self._single_pass.refusal is None else FORMS[0]
+
+    def add_l2_sp(self, scale: float | Tensor = 1.0) -> None:
+        """Add the term of L2-SP to the gradients, once before each step; with ``by_hand=True``.
+
+        Call it when the gradients of a step are complete, after any accumulation and averaging over ranks, and before
+        they are clipped. With a GradScaler either call it after ``unscale_``, or hand over the scale.
+
+        Args:
+            scale: What the gradients are scaled by, such as ``scaler.scale(torch.ones((), device=...))``, which does
+                not wait for the device. Defaults to 1.
+
+        Raises:
+            RuntimeError: If L2-SP is not to be added by hand.
+        """
+        if self._penalty is None or self._store is None:
+            return
+        if not self._penalty.options.by_hand:
+            raise RuntimeError(
+                'add_l2_sp() would add the term a second time, for every step adds it by itself: give '
+                'l2_sp=L2SP(..., by_hand=True)'
+            )
+        if any(p.grad is not None for p in self.levels):
+            self.capture()
+            self._add_penalty(self._penalty, scale)
+
+    def _add_penalty(self, penalty: Penalty, scale: float | Tensor) -> None:
+        penalty.prepare()
+        check_gradients(penalty.new if penalty.options.beta else (), self.names)
+        penalty.add(self._plan(), scale)
 
     def capture(self, again: bool = False) -> None:
         """Take theta_0 now and not at the first step; of parameters that can be trained and have none yet.
@@ -206,6 +264,7 @@ class Rollback:
             release_step(self.optimizer, self._held)
             self._store.clear()
             self._dither.clear()
+            self.pace.clear()
             _attached.pop(self.optimizer, None)
         self._store = None
         self._batches = None
@@ -222,28 +281,28 @@ class Rollback:
             return
         if self._batches is None:
             check_gradients(self.levels, self.names)
+        if closure is not None and (self._penalty is not None or self.rule == 'spd'):
+            what = 'l2_sp changes' if self._penalty is not None else "rule='spd' reads"
+            raise ValueError(f'step() is given a closure, but {what} gradients before the step: call backward() first')
         self.capture()
+        if self._penalty is not None and self._penalty.is_due:
+            scale = getattr(self.optimizer, 'grad_scale', None)
+            self._add_penalty(self._penalty, 1.0 if scale is None else scale)
         if self._single_pass is not None:
             self._left = self._step_and_pull(self._single_pass, closure)
+        elif self._ruling is not None and closure is None:
+            self._left = self._plan()
+            self._ruling.before(self._left)
 
     def _step_and_pull(self, single_pass: SinglePass, closure: object) -> list[Batch] | None:
         """In a single pass what can be; returns what is left to be pulled, None if that is all."""
         if closure is not None:
             single_pass.say('step() is given a closure')
-        elif not self._is_innermost():
+        elif not is_innermost(self.optimizer, *self._handles):
             single_pass.say('another step hook lies between it and the step, and would miss the gradients')
         else:
-            return single_pass.step(self._plan(), [lr_ratio(group) for group in self.optimizer.param_groups])
+            return single_pass.step(self._plan(), self.pace.ratios())
         return None
-
-    def _is_innermost(self) -> bool:
-        """Whether no hook runs between ours and the step, where gradients are hidden."""
-        before, after = (handle.id for handle in self._handles)
-        hooks = self.optimizer
-        return (
-            next(reversed(hooks._optimizer_step_pre_hooks)) == before
-            and next(iter(hooks._optimizer_step_post_hooks)) == after
-        )
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
@@ -257,8 +316,7 @@ class Rollback:
         self._store.keeper.after_step()
 
     def _pull(self, left: list[Batch] | None) -> None:
-        groups = self.optimizer.param_groups
-        ratios = [lr_ratio(group) for group in groups]
+        ratios = self.pace.ratios()
         found_inf = getattr(self.optimizer, 'found_inf', None)
         # On the CPU reading it costs nothing; elsewhere the device must decide, or the host would wait.
         if found_inf is not None and found_inf.device.type == 'cpu':
@@ -268,11 +326,17 @@ class Rollback:
         # Where a part of them was pulled within the step they were planned before it.
         batches = self._plan() if left is None or self._batches is None else self._batches
         self.num_rolled_back = sum(len(batch.params) for batch in batches)
+        if self._penalty is not None:
+            self._penalty.after_step()
+            self.num_rolled_back = sum(not is_off(self.rule, level) for batch in batches for level in batch.levels)
         # Not by what has a gradient here: all ranks of a sharded model must count alike.
         if any(p.dtype in LOW_PRECISION for p in self.levels):
             self._dither.next_step()
-        for batch in batches if left is None else left:
-            pull(batch, ratios, found_inf, self.form, self._dither)
+        left = batches if left is None else left
+        strengths = [None] * len(left) if self._ruling is None else self._ruling.after(left, ratios, found_inf)
+        for batch, strength in zip(left, strengths, strict=True):
+            pull(batch, ratios, found_inf, self.form, self._dither, strength)
+        self.pace.next_step()
         self._num_calls += 1
         if found_inf is not None:
             if self._num_skipped is None:
@@ -288,7 +352,7 @@ class Rollback:
         check_gradients(self.levels, self.names)
         store: Anchors = {} if self._store is None else self._store
         keeper = None if self._store is None else self._store.keeper
-        batches = batches_of(self.optimizer.param_groups, self.levels, store, self.shards, keeper)
+        batches = batches_of(self.optimizer.param_groups, self.levels, store, self.shards, keeper, self._idle)
         self._active = active
         self._batches = batches
         return batches

@@ -21,7 +21,7 @@ from ._plan import Part, Plan, wants
 from .cpu import BuildError
 from .updates import adam_scalars, refusal, refusal_of_group, sgd_scalars, state_keys
 
-__all__ = ['SinglePass']
+__all__ = ['SinglePass', 'tell_refusal']
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class SinglePass:
         """Log, once, why something is not done in a single pass."""
         if reason is not None and reason not in self._said:
             self._said.add(reason)
-            _log.warning("form='single_pass' is not possible here (%s): the pull is a pass of its own", reason)
+            tell_refusal(reason)
 
     def _kernels(self, device: torch.device) -> Any:
         """The kernels for a device; None, with ``refusal`` set, where they cannot be used."""
@@ -176,6 +176,11 @@ class SinglePass:
         self._hidden += zip(params, grads, strict=True)
         for param in params:
             param.grad = None
+
+
+def tell_refusal(reason: str) -> None:
+    """Log why something is not done in a single pass."""
+    _log.warning("form='single_pass' is not possible here (%s): the pull is a pass of its own", reason)
 
 
 def _next(steps: list[Tensor], device: torch.device) -> Tensor:
