@@ -116,7 +116,7 @@ def _rows(part: DistributedDataParallel, rollback: Rollback) -> _Rows:
 def _settings(rollback: Rollback, group: Mapping[str, object]) -> int:
     values = [(key, _plain(group[key])) for key in _GROUP_KEYS if key in group]
     # Where one machine cannot compile the single pass, its ranks would round otherwise than the others.
-    return _digest(f'{type(rollback.optimizer).__name__} {values} {rollback.form_in_use}'.encode())
+    return _digest(f'{type(rollback.optimizer).__name__} {values} {rollback.form_in_use}{rollback.told}'.encode())
 
 
 def _plain(value: object) -> object:

@@ -148,12 +148,12 @@ def check_effect(
     _check_sparse(model, covered, where)
     if settings.roots != LOADED:
         _check_shared(model, tuple(settings.roots), where)
-    if not any(levels.values()):
+    if settings.rule != 'projection' and settings.penalty is None and not any(levels.values()):
         raise ValueError(
             f'{where}: all {len(levels)} tensors there have level 0, for they are in the deepest layer, which gets '
             f'min_level={settings.min_level!r}: count layers from 0 in layer_map, or give a higher min_level'
         )
-    rolled = {p for p, level in levels.items() if level > 0 and p.requires_grad}
+    rolled = {p for p, level in levels.items() if (level > 0 or settings.is_on) and p.requires_grad}
     groups = [group for group in optimizer.param_groups if any(p in rolled for p in group['params'])]
     rates = [group.get('initial_lr', group.get('lr')) for group in groups]
     if rates and all(not isinstance(rate, Tensor) and rate == 0 for rate in rates):
@@ -215,7 +215,7 @@ def check_first_step(rollback: Rollback, settings: RollbackSettings, steps_befor
     if not any(p in rollback.levels for group in rollback.optimizer.param_groups for p in group['params']):
         raise trains_other_tensors(rollback.optimizer)
     # A rank may hold nothing of what is pulled back.
-    held = any(p.requires_grad and p.numel() for p in rollback.levels)
+    held = any(p.requires_grad and p.numel() for p in rollback.pulled)
     if rollback.num_rolled_back == 0 and held:
         raise RuntimeError(
             f'the first step pulled nothing back: none of the {len(rollback.levels)} tensors below '

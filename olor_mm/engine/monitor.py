@@ -9,12 +9,32 @@ from weakref import WeakMethod, ref
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.visualization import Visualizer
 
-__all__ = ['DISCREPANCY', 'DiscrepancyScalar', 'install']
+__all__ = ['DISCREPANCY', 'LEVEL', 'DiscrepancyScalar', 'LevelScalar', 'install', 'install_level']
 
 Measure = Callable[[], tuple[float, dict[str, float]]]
 
 #: Name of the scalar, as the log shows it; layers follow it as ``rollback/discrepancy/<layer>``.
 DISCREPANCY = 'rollback/discrepancy'
+
+
+#: The level of the shallowest layer, where it has a schedule of its own.
+LEVEL = 'rollback/level'
+
+
+class LevelScalar(HistoryBuffer):
+    """A log scalar that is computed when it is read: the level in the present iteration.
+
+    Args:
+        read: Returns it.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        super().__init__()
+        self.read = read
+
+    def current(self) -> float:  # type: ignore[override]
+        """The level now."""
+        return self.read()
 
 
 class DiscrepancyScalar(HistoryBuffer):
@@ -78,3 +98,13 @@ def install(measure: Measure) -> None:
         number += 1
         name = f'{DISCREPANCY}_{number}'
     scalars[f'train/{name}'] = DiscrepancyScalar(measure, name)
+
+
+def install_level(read: Callable[[], float]) -> None:
+    """Put the level into the current message hub; of a second wrapper as ``rollback/level_2``, and so on."""
+    scalars = MessageHub.get_current_instance().log_scalars
+    name, number = LEVEL, 1
+    while isinstance(held := scalars.get(f'train/{name}'), LevelScalar) and held.read != read:
+        number += 1
+        name = f'{LEVEL}_{number}'
+    scalars[f'train/{name}'] = LevelScalar(read)

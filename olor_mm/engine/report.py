@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from olor_mm.layers import LayerTable
+from olor_mm.rollback.rules import is_off
 
 __all__ = ['format_left_alone', 'format_report', 'format_unmatched', 'table']
+
+_NAMES = {'olor': 'OLOR', 'spd': 'SPD', 'projection': 'projection'}
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
@@ -29,6 +32,7 @@ def format_report(
     levels: Mapping[Tensor, float],
     origin: Sequence[str],
     sizes: Mapping[Tensor, int] | None = None,
+    rule: str = 'olor',
 ) -> str:
     """The report as text.
 
@@ -38,6 +42,7 @@ def format_report(
         levels: Parameter to lambda.
         origin: Lines that say where theta_0 came from.
         sizes: Parameter to its number of elements, where it holds but a shard of them. Defaults to None.
+        rule: What the levels are for; with 'projection' they are radii. Defaults to 'olor'.
 
     Returns:
         Several lines: a row for each layer with its tensors, parameters and level; then ``origin``.
@@ -53,9 +58,15 @@ def format_report(
         level = f'{max(levels[p] for p in trained):.3g}' if trained else 'frozen'
         rows.append([i, layers.labels.get(i, ''), len(params), count(params), level])
     how = ', '.join(f'{root or "the model"}: by {way}' for root, way in layers.how.items())
-    rolled = [p for p in names.values() if levels.get(p, 0) > 0 and p.requires_grad]
-    head = f'Weight rollback (OLOR) of {len(rolled)} tensors, {count(rolled)} parameters; layer index: {how}'
-    return '\n'.join([head, table(rows, ['i', 'layer', 'tensors', 'parameters', 'level']), *origin])
+    rolled = [p for p in names.values() if p in levels and not is_off(rule, levels[p]) and p.requires_grad]
+    head = f'Weight rollback ({_NAMES[rule]}) of {len(rolled)} tensors, {count(rolled)} parameters; layer index: {how}'
+    return '\n'.join(
+        [
+            head,
+            table(rows, ['i', 'layer', 'tensors', 'parameters', 'radius' if rule == 'projection' else 'level']),
+            *origin,
+        ]
+    )
 
 
 def format_left_alone(

@@ -28,8 +28,11 @@ __all__ = [
 ]
 
 _OPTION = 'optim_wrapper.rollback'
-#: The settings on which a level depends.
-_KEYS = ('roots', 'index', 'layer_map', 'max_level', 'min_level', 'power')
+#: The settings on which the pull depends.
+_KEYS = (
+    *('roots', 'index', 'layer_map', 'max_level', 'min_level', 'power'),
+    *('rule', 'radius', 'ball', 'level_schedule', 'l2_sp'),
+)
 
 
 class WrongCheckpointError(RuntimeError):
@@ -207,8 +210,11 @@ def warn(lines: Sequence[str]) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): int(index) for key, index in value.items()}
-    return list(value) if isinstance(value, (list, tuple)) else value
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    # What a checkpoint may hold: a function has no text that says what it does.
+    return value if value is None or isinstance(value, (str, bool, int, float)) else type(value).__name__
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from olor_mm.layers import LayerTable, assign_layers, canonical_name
 from olor_mm.rollback import AnchorFileError, MissingAnchorError, Rollback
 from olor_mm.rollback.anchor import has_anchor
-from olor_mm.rollback.penalty import layerwise_levels
+from olor_mm.rollback.penalty import layerwise_levels, layerwise_radii
 
 from . import loading, monitor, saved
 from .added import added_by_methods, pulled_back_by_methods, with_layers_of
@@ -23,9 +23,10 @@ from .ledger import LoadLedger
 from .loaded import roots_of_loaded
 from .messages import forward_messages
 from .origin import NO_FILE, left_alone, no_theta_0, told_origin, warn_of_random_theta_0
+from .pacing import RunPace
 from .report import format_report
 from .settings import LOADED, RollbackSettings
-from .sharding import Shards, refuse_keep, refuse_sharded
+from .sharding import Shards, refuse_keep, refuse_rule, refuse_sharded
 from .sources import anchors_of_file, anchors_of_init_cfg, delivered_by_init_cfg, pretrained_files
 
 __all__ = ['RollbackSession']
@@ -56,11 +57,14 @@ class RollbackSession:
         self._returning = pulled_back_by_methods(model)
         self.ledger = LoadLedger(model)
         self.agreement = Agreement(model)
-        if settings.max_level == 0:
+        if not settings.is_on:
             self.ledger.close()
         self.layers: LayerTable | None = None if settings.roots == LOADED else self._assign(settings.roots)
         self.rollback: Rollback | None = None
-        #: Parameter to lambda, 0 included, of everything below the roots that the optimizer trains.
+        #: The level's own schedule over the run; None where it goes with the learning rate, or is constant.
+        schedule = settings.schedule
+        self.pace = None if schedule is None or schedule.is_constant else RunPace(schedule)
+        #: Parameter to lambda, or radius, 0 included, of everything below the roots that the optimizer trains.
         self.levels: dict[Tensor, float] = {}
         self._resumed = False
         # FlexibleRunner's strategies initialise the model, init_cfg included, before the wrapper is built: unseen here.
@@ -90,6 +94,7 @@ class RollbackSession:
     def adopt(self, shards: Shards, ledger: LoadLedger) -> None:
         """Go on with the shards of the model; ``ledger`` has watched it since it was built."""
         refuse_keep(self.settings.keep)
+        refuse_rule(self.settings.rule)
         self.shards = shards
         self.ledger.adopt(ledger)
         self._initialised_before = False
@@ -98,7 +103,7 @@ class RollbackSession:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Join the optimizer; with ``roots='loaded'`` only once it is known what was loaded."""
-        if self.layers is None or self.settings.max_level == 0:
+        if self.layers is None or not self.settings.is_on:
             return
         settings, covered = self.settings, self._covered()
         owned = {p for group in optimizer.param_groups for p in group['params']}
@@ -109,25 +114,40 @@ class RollbackSession:
                 'not given to the optimizer, so there is nothing to pull back; unfreeze them (frozen_stages, '
                 'requires_grad, model.method), name other roots, or take the rollback out of the config'
             )
-        self.levels = layerwise_levels(
-            trained.items(),
-            self.layers.index,
-            self.layers.num_layers,
-            settings.max_level,
-            settings.min_level,
-            settings.power,
-        )
+        self.levels = self._amounts(trained)
         check_effect(self.model, optimizer, covered, self.levels, settings)
         names = {p: name for name, p in covered.items()}
         anchor = 'current' if settings.anchor == 'current' else None
         forward_messages()
+        layers = {p: self.layers.index[name] for name, p in trained.items()}
         self.rollback = Rollback(
-            optimizer, self.levels, anchor=anchor, names=names, form=settings.form, keep=settings.keep
+            optimizer,
+            self.levels,
+            anchor=anchor,
+            names=names,
+            form=settings.form,
+            keep=settings.keep,
+            rule=settings.rule,
+            balls=layers if settings.ball == 'layer' else None,
+            level_schedule=settings.level_schedule if self.pace is None else self.pace,
+            l2_sp=settings.penalty,
         )
+        if self.pace is not None:
+            self.rollback.pace.clock = self.pace.now
         if self.rollback.keeper is not None:
             self.rollback.keeper.origins.read = loading.read_weights
         if self.shards is not None:
             self.rollback.shards = self.shards.numbers
+
+    def _amounts(self, trained: Mapping[str, Tensor]) -> dict[Tensor, float]:
+        """What the rule takes for each parameter: a level, or a radius."""
+        settings, layers = self.settings, self.layers
+        if layers is None:
+            return {}
+        table = (trained.items(), layers.index, layers.num_layers)
+        if settings.radius is not None:
+            return layerwise_radii(*table, settings.radius, settings.power)
+        return layerwise_levels(*table, settings.max_level, settings.min_level, settings.power)
 
     def follow(self, optimizer: Optimizer) -> None:
         """Move to another optimizer, which a strategy has put in place of the one that the wrapper was built with.
@@ -176,7 +196,7 @@ class RollbackSession:
             WrongCheckpointError: If it is not.
         """
         # Later no loading is watched any more, and what is loaded then is the user's own, such as a copy in memory.
-        if self.settings.max_level > 0 and not self.verified:
+        if self.settings.is_on and not self.verified:
             saved.check_model(self.names, self.model, self.ledger, optimizer)
             saved.check_groups(state or {}, optimizer)
 
@@ -200,7 +220,7 @@ class RollbackSession:
         self._resumed = self._resumed or resumed
         if self._started_at == self.ledger.version:
             return
-        if self.settings.max_level == 0:
+        if not self.settings.is_on:
             print_log('Weight rollback (OLOR) is off: optim_wrapper.rollback.max_level=0', logger='current')
             if self._saved is not None:
                 saved.warn(saved.changes(self._saved, self.state_dict()))
@@ -217,6 +237,8 @@ class RollbackSession:
         self._tell(held)
         if self.settings.log:
             monitor.install(self.measure)
+            if self.pace is not None:
+                monitor.install_level(self.level)
 
     def _take_theta_0(self, rollback: Rollback) -> int:
         """Returns of how many tensors the optimizer's state had it, on all ranks."""
@@ -255,7 +277,10 @@ class RollbackSession:
             if settings.roots == LOADED and seen:
                 origin += left_alone(self.names, self.ledger)
             sizes = self.shards.sizes if self.shards is not None else None
-            print_log(format_report(self.layers, self._covered(), self.levels, origin, sizes), logger='current')
+            report = format_report(
+                self.layers, self._covered(), self.levels, [*origin, *self._penalised()], sizes, settings.rule
+            )
+            print_log(report, logger='current')
         if self._saved is not None:
             saved.warn(saved.changes(self._saved, self.state_dict()))
             self._saved = None
@@ -263,6 +288,15 @@ class RollbackSession:
             rolled = self.rollback.given_levels if self.rollback is not None else {}
             named = {name: p for name, p in self.names.items() if p in rolled and name not in self._returning}
             warn_of_random_theta_0(self._unwrapped(), named, self.ledger)
+
+    def _penalised(self) -> list[str]:
+        """A line on L2-SP, where it is on."""
+        penalty, rollback = self.settings.penalty, self.rollback
+        if penalty is None or rollback is None:
+            return []
+        old = sum(p.requires_grad for p in rollback.levels)
+        new = sum(p.requires_grad and p not in rollback.levels for p in self.names.values())
+        return [f'L2-SP: alpha={penalty.alpha:g} on {old} tensors, beta={penalty.beta:g} on {new} new ones']
 
     def _named(self) -> dict[str, int]:
         keeper = self.rollback.keeper if self.rollback is not None else None
@@ -304,6 +338,10 @@ class RollbackSession:
         return {}
 
     # ---------------------------------------------------------------- while training
+
+    def level(self) -> float:
+        """The level of the shallowest layer in the present iteration, where it has a schedule of its own."""
+        return self.settings.max_level * (1.0 if self.rollback is None else self.rollback.pace.factor())
 
     def measure(self) -> tuple[float, dict[str, float]]:
         """Overall relative discrepancy ||theta - theta_0|| / ||theta_0||, and that of each layer by label.

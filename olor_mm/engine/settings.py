@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from olor_mm.rollback import Keep
+from olor_mm.rollback import L2SP, Keep
 from olor_mm.rollback._batches import FORMS
-from olor_mm.rollback.penalty import layerwise_penalty
+from olor_mm.rollback._pace import pace_of
+from olor_mm.rollback.l2_sp import check_l2_sp
+from olor_mm.rollback.level_schedule import LevelSchedule
+from olor_mm.rollback.penalty import check_radii, layerwise_penalty
+from olor_mm.rollback.rules import RULES
 
 __all__ = ['LOADED', 'RollbackSettings']
 
@@ -23,7 +27,8 @@ class RollbackSettings:
 
     Args:
         max_level: iota_1 in [0, 1], the level of the shallowest layer: the share of the distance to theta_0 that one
-            step at the peak learning rate takes back; not multiplied by the learning rate itself. 0 switches off.
+            step at the peak learning rate takes back; not multiplied by the learning rate itself. 0 switches the pull
+            off. Defaults to 0; a config must give it unless it has ``l2_sp``, or the rule 'projection'.
         min_level: iota_2 in [0, max_level], the level of the deepest layer. Defaults to 0.
         power: gamma > 0, how fast the level falls with depth. Defaults to 1.
         index: 'layer' counts blocks in forward order, as the paper's text; 'tensor' counts parameter tensors, as the
@@ -48,13 +53,26 @@ class RollbackSettings:
         anchor_saved: 'values' saves theta_0 in checkpoints; 'reference' the path and the SHA-256 of the pre-trained
             file where it is in that bit by bit. Defaults to 'values'.
         anchor_folder: Where 'mapped' writes what is in no file. Defaults to the user's cache.
-        log: Whether the relative discrepancy is logged at the logger's interval. Defaults to True.
+        log: Whether the relative discrepancy is logged at the logger's interval, and the level where it has a schedule
+            of its own. Defaults to True.
+        rule: 'olor'; 'spd', selective projection decay, whose weight the level then is; or 'projection' onto balls
+            around theta_0. Defaults to 'olor'.
+        radius: With 'projection', the largest ||theta - theta_0||, in the unit of the weights; or two, of the
+            shallowest and of the deepest layer, between which ``power`` leads. Defaults to None.
+        ball: With 'projection', whether each 'tensor' has a ball or the tensors of a 'layer' share one. Defaults to
+            'tensor'.
+        level_schedule: What the level is multiplied by: 'lr', the learning rate's share of its peak; 'constant', 1;
+            'warmup' or 'cosine' over the run; or a dict or a list of dicts with the options of
+            :class:`~olor_mm.rollback.level_schedule.Ramp`, in iterations or epochs. Defaults to None, which is 'lr' for
+            'olor' and 'constant' for 'spd'.
+        l2_sp: L2-SP as a term of the gradient, dict(alpha=..., beta=...): alpha (theta - theta_0) for what is below the
+            roots, beta theta for all else that is trained. Defaults to None.
 
     Raises:
         ValueError: If an option is unknown or its value cannot be right; the message names option, value and remedy.
     """
 
-    max_level: float
+    max_level: float = 0.0
     min_level: float = 0.0
     power: float = 1.0
     index: str = 'layer'
@@ -68,8 +86,14 @@ class RollbackSettings:
     anchor_saved: str = 'values'
     anchor_folder: str | None = None
     log: bool = True
+    rule: str = 'olor'
+    radius: float | Sequence[float] | None = None
+    ball: str = 'tensor'
+    level_schedule: Any = None
+    l2_sp: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        self._check_rule()
         try:
             layerwise_penalty(0, 1, self.max_level, self.min_level, self.power)
         except ValueError as error:
@@ -77,7 +101,7 @@ class RollbackSettings:
         self._check_choice('index', self.index, ('layer', 'tensor'))
         self._check_choice('form', self.form, FORMS)
         try:
-            self.keep  # noqa: B018
+            self.keep, self.schedule, self.penalty  # noqa: B018
         except ValueError as error:
             raise ValueError(f'{_OPTION}.{error}') from None
         self._check_type('log', self.log, bool, 'True or False')
@@ -95,6 +119,48 @@ class RollbackSettings:
         if LOADED in names and not isinstance(self.roots, str):
             raise ValueError(f"{_OPTION}.roots={self.roots!r}: 'loaded' is no sub-module; give roots='loaded' alone")
 
+    def _check_rule(self) -> None:
+        self._check_choice('rule', self.rule, RULES)
+        self._check_choice('ball', self.ball, ('tensor', 'layer'))
+        if self.rule == 'projection':
+            if self.radius is None:
+                raise ValueError(
+                    f"{_OPTION}.radius is not set: rule='projection' needs the radius of the balls, as 1.0"
+                )
+            if self.max_level or self.min_level:
+                raise ValueError(
+                    f"{_OPTION}.max_level={self.max_level!r}: rule='projection' has a radius and no level: leave "
+                    'max_level and min_level away'
+                )
+            check_radii(f'{_OPTION}.radius', self.radius)
+        elif self.radius is not None or self.ball != 'tensor':
+            option = 'radius' if self.radius is not None else 'ball'
+            raise ValueError(
+                f"{_OPTION}.{option}={getattr(self, option)!r} is for rule='projection', but rule={self.rule!r}: leave "
+                'it away, or change the rule'
+            )
+
+    @property
+    def schedule(self) -> LevelSchedule | None:
+        """What the level is multiplied by; None is the learning rate's share of its peak."""
+        return pace_of(self.rule, self.level_schedule)
+
+    @property
+    def penalty(self) -> L2SP | None:
+        """L2-SP, added by the optimizer wrapper before gradients are clipped; None where it is off."""
+        if isinstance(self.l2_sp, Mapping) and 'by_hand' in self.l2_sp:
+            raise ValueError(
+                f'l2_sp.by_hand={self.l2_sp["by_hand"]!r} is not for a config: the optimizer wrapper adds the term in '
+                'front of clip_grad'
+            )
+        found = check_l2_sp(self.l2_sp)
+        return None if found is None else L2SP(found.alpha, found.beta, by_hand=True)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything needs theta_0."""
+        return self.max_level > 0 or self.rule == 'projection' or self.penalty is not None
+
     @property
     def keep(self) -> Keep:
         """How theta_0 is kept."""
@@ -111,7 +177,7 @@ class RollbackSettings:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 hint = f'did you mean {near[0]}? ' if near else ''
                 raise ValueError(f'{_OPTION}.{key}={cfg[key]!r} is not an option: {hint}known are {", ".join(known)}')
-        if 'max_level' not in cfg:
+        if 'max_level' not in cfg and not cfg.get('l2_sp') and cfg.get('rule') != 'projection':
             raise ValueError(
                 f'{_OPTION}.max_level is not set: give the level of the shallowest layer in [0, 1], such as 0.01; the '
                 'paper searches 1e-4 to 1'

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from olor_mm.layers import canonical_name
 from olor_mm.rollback import Keep
 
-__all__ = ['STRATEGY', 'Shards', 'refuse_keep', 'refuse_sharded', 'without_wrappers']
+__all__ = ['STRATEGY', 'Shards', 'refuse_keep', 'refuse_rule', 'refuse_sharded', 'without_wrappers']
 
 #: What a config names.
 STRATEGY = 'olor_mm.FSDPStrategy'
@@ -53,6 +53,20 @@ def refuse_keep(keep: Keep) -> None:
         raise ValueError(
             f'optim_wrapper.rollback: {keep.told} is not for sharded models, where each rank keeps its share of '
             'theta_0 alone: leave it away, or do not shard (DistributedDataParallel)'
+        )
+
+
+def refuse_rule(rule: str) -> None:
+    """Refuse rules that look at whole tensors, of which a rank holds stretches.
+
+    Raises:
+        ValueError: If it is not OLOR's.
+    """
+    if rule != 'olor':
+        raise ValueError(
+            f'optim_wrapper.rollback.rule={rule!r} is not for models that FSDP has sharded, for it needs the norms of '
+            "whole tensors: use rule='olor', do not shard (DistributedDataParallel), or use olor_mm.rollback.Rollback "
+            "with torch's fully_shard in a loop of your own"
         )
 
 

@@ -49,7 +49,9 @@ class RollbackMixin:
         self.rollback_session = rollback
         rollback.attach(optimizer)
         # Left out of what torch compiles, which would be a graph for each shape.
-        self._samples = torch.compiler.disable(_samples) if rollback.settings.max_level > 0 else _samples
+        self._samples = torch.compiler.disable(_samples) if rollback.settings.is_on else _samples
+        if rollback.pace is not None:
+            rollback.pace.wrapper = self
         #: Of the weights as they were resumed, until training goes on: the ledger's version, and samples.
         self._as_resumed: tuple[int, list[torch.Tensor]] | None = None
 
@@ -76,6 +78,7 @@ class RollbackMixin:
         self._as_resumed = None
         session.follow(self.optimizer)
         session.start(self.optimizer)
+        self._add_l2_sp()
         if session.verified or session.rollback is None:
             super().step(**kwargs)  # type: ignore[misc]
             return
@@ -88,6 +91,19 @@ class RollbackMixin:
         # A scaler may skip the optimizer's step, and with a static scale that leaves no trace but weights that stay.
         skipped = session.rollback.num_steps == before and all(map(_same, self._samples(stepped), samples))
         session.verify(before, skipped)
+
+    def _add_l2_sp(self) -> None:
+        """The term of L2-SP, once for each step and before gradients are clipped."""
+        rollback, penalty = self.rollback_session.rollback, self.rollback_session.settings.penalty
+        if rollback is None or penalty is None or not rollback.levels:
+            return
+        # What a scaler multiplies losses by: the gradients are not divided by it yet. Asked this way, the host does not
+        # wait for the device.
+        scaler = getattr(self, 'loss_scaler', None)
+        scale: Any = 1.0
+        if scaler is not None and scaler.is_enabled():
+            scale = scaler.scale(torch.ones((), device=next(iter(rollback.levels)).device))
+        rollback.add_l2_sp(scale)
 
     def _clip_grad(self) -> None:
         shards = self.rollback_session.shards
@@ -102,7 +118,7 @@ class RollbackMixin:
     def state_dict(self) -> dict[str, Any]:
         """The wrapper's state, and under ``rollback`` the names of what is pulled back; nothing more at level 0."""
         state: dict[str, Any] = super().state_dict()  # type: ignore[misc]
-        if self.rollback_session.settings.max_level == 0:
+        if not self.rollback_session.settings.is_on:
             return state
         return {**state, 'rollback': self.rollback_session.state_dict()}
 

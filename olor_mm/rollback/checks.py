@@ -119,8 +119,8 @@ def check_balls(balls: Any, rule: str, sharing: bool) -> dict[Tensor, Hashable]:
         raise ValueError(f"balls is for rule='projection', and rule={rule!r}: leave it away")
     if sharing:
         raise ValueError(
-            'balls is not for a ZeroRedundancyOptimizer, whose ranks do not know the distances of each other: leave it '
-            'away, so that each tensor has a ball of its own'
+            "balls (ball='layer' in a config) is not for a ZeroRedundancyOptimizer, whose ranks do not know the "
+            'distances of each other: leave it away, so that each tensor has a ball of its own'
         )
     return dict(balls)
 

@@ -1,7 +1,7 @@
 """The layer-wise penalty lambda_i: how strongly layer i is pulled back (paper, equations 8 and 9)."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
 from torch import Tensor
@@ -132,7 +132,7 @@ def layerwise_radii(
     named_parameters: Iterable[tuple[str, Tensor]],
     index: Mapping[str, int],
     n: int,
-    radius: float | tuple[float, float],
+    radius: float | Sequence[float],
     power: float = 1.0,
 ) -> dict[Tensor, float]:
     """Radii for ``Rollback(..., rule='projection')`` from a table of layer indices.

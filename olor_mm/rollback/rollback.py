@@ -192,6 +192,12 @@ class Rollback:
             return FORMS[0]
         return self.form if self._single_pass is None or self._single_pass.refusal is None else FORMS[0]
 
+    @property
+    def told(self) -> str:
+        """The rule and L2-SP in words, '' where there is nothing but OLOR."""
+        penalty = '' if self._penalty is None else f' {self._penalty.options}'
+        return ('' if self.rule == 'olor' else f' {self.rule}') + penalty
+
     def add_l2_sp(self, scale: float | Tensor = 1.0) -> None:
         """Add the term of L2-SP to the gradients, once before each step; with ``by_hand=True``.
 

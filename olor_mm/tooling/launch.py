@@ -150,7 +150,9 @@ def _rollback_of(cfg: Config) -> tuple[str | None, bool]:
     if not isinstance(rollback, Mapping):
         return None, False
     anchor = rollback.get('anchor')
-    return None if anchor in (None, 'init_cfg', 'current') else str(anchor), rollback.get('max_level') != 0
+    return None if anchor in (None, 'init_cfg', 'current') else str(anchor), rollback.get('max_level') != 0 or bool(
+        rollback.get('l2_sp')
+    )
 
 
 def _check_rollback(cfg: Config) -> str | None:

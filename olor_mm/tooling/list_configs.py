@@ -138,7 +138,7 @@ def _levels(file: Path) -> tuple[float, float, float] | None:
     if rollback is None:
         return None
     settings = RollbackSettings.from_cfg(rollback)
-    return settings.max_level, settings.min_level, settings.power
+    return (settings.max_level, settings.min_level, settings.power) if settings.max_level else None
 
 
 def select_configs(

@@ -8,7 +8,7 @@ from torch import nn
 
 from olor_mm.rollback import ANCHOR_KEY, L2SP, Rollback
 from olor_mm.rollback import l2_sp as module
-from tests._torch import grad_scaler
+from tests._torch import build_or_skip, grad_scaler
 
 ALPHA, BETA = 0.3, 0.2
 OPTIMIZERS = {
@@ -41,7 +41,7 @@ class Net(nn.Module):
 
 
 def build(name, net):
-    return getattr(torch.optim, name)(net.parameters(), **OPTIMIZERS[name])
+    return build_or_skip(getattr(torch.optim, name), net.parameters(), **OPTIMIZERS[name])
 
 
 def penalty(net, theta_0):
