@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from olor_mm.engine.report import table
@@ -67,6 +68,7 @@ class FrozenParts:
         self._model = model
         self._among = None if among is None else list(among)
         self._kept: list[tuple[str, nn.Module]] = []
+        self._hooked: list[nn.Module] = []
         self._handles: list[Any] = []
         self.find()
 
@@ -75,9 +77,14 @@ class FrozenParts:
         kept = _frozen(self._model)
         if self._among is not None:
             kept = [(name, module) for name, module in kept if any(module is other for other in self._among)]
-        if [id(module) for _, module in kept] != [id(module) for _, module in self._kept]:
+        # With nothing frozen in front of them, inputs are as they are without us.
+        gates = _checkpointed(self._model) if kept else []
+        now = [*(module for _, module in kept), *gates]
+        if [*map(id, now)] != [*map(id, self._hooked)]:
             self.release()
             self._handles = [module.register_forward_pre_hook(_to_eval) for _, module in kept]
+            self._handles += [module.register_forward_pre_hook(_with_gradient) for module in gates]
+            self._hooked = now
         self._kept = kept
 
     def settle(self) -> None:
@@ -90,7 +97,7 @@ class FrozenParts:
         """Leave the modes of all modules to others."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._kept = [], []
+        self._handles, self._kept, self._hooked = [], [], []
 
     @property
     def names(self) -> list[str]:
@@ -107,6 +114,24 @@ def always_eval(modules: Iterable[nn.Module]) -> None:
 def _to_eval(module: nn.Module, *_: Any) -> None:
     if module.training:
         module.eval()
+
+
+def _checkpointed(model: nn.Module) -> list[nn.Module]:
+    """Trained modules whose forward something else was put in the place of, as activation checkpointing does."""
+    found = [module for module in model.modules() if 'forward' in vars(module)]
+    return [module for module in found if any(p.requires_grad for p in module.parameters())]
+
+
+def _with_gradient(module: nn.Module, args: Any) -> Any:
+    """Let an input need a gradient if none does.
+
+    torch's reentrant checkpointing, MMEngine's ``activation_checkpointing``, gives a module no gradients if its inputs
+    need none, as behind frozen ones: it and all in front of it would not be trained.
+    """
+    tensors = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
+    if not torch.is_grad_enabled() or not tensors or any(tensor.requires_grad for tensor in tensors):
+        return None
+    return tuple(arg.detach().requires_grad_() if arg is tensors[0] else arg for arg in args)
 
 
 def _frozen(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.model import BaseModel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.registry import MODELS
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import nn
 
 from olor_mm.models import summary
@@ -166,6 +167,24 @@ def test_modules_without_parameters_go_with_what_is_frozen_around_them(case, syn
         counted = {name.rpartition('.')[0] for name, b in one.named_buffers() if not torch.equal(b, before[name])}
         norms = {name for name, module in one.named_modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
         assert counted == norms - asleep
+
+
+def test_activation_checkpointing_behind_what_is_frozen():
+    grads = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = tuned({'type': 'TopK', 'k': 2})
+        if checkpointed:
+            turn_on_activation_checkpointing(model, [f'backbone.blocks.{i}' for i in range(4)])
+        model.train()
+        x = torch.randn(8, 4)
+        torch.manual_seed(1)
+        model(x, x[:, :2], mode='loss')['loss'].backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert {name for name, grad in grads[0].items() if grad is not None} == HEAD | LAST | blocks(2, 3)
+    for name, grad in grads[0].items():
+        assert (grad is None) == (grads[1][name] is None), name
+        assert grad is None or torch.equal(grad, grads[1][name]), name
 
 
 def test_sync_batchnorm_is_converted_with_what_is_frozen():
