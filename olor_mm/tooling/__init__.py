@@ -5,5 +5,6 @@ The tools themselves, ``tools/train.py`` and ``tools/test.py``, only call :func:
 
 from .errors import InputError, run_command
 from .launch import test, train
+from .merge import merge_lora
 
-__all__ = ['InputError', 'run_command', 'test', 'train']
+__all__ = ['InputError', 'merge_lora', 'run_command', 'test', 'train']

@@ -10,7 +10,7 @@ from mmengine.config import DictAction
 
 from .errors import EXIT_INPUT_ERROR, TURN, speaks
 
-__all__ = ['test_parser', 'train_parser']
+__all__ = ['merge_parser', 'test_parser', 'train_parser']
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,19 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def merge_parser() -> argparse.ArgumentParser:
+    """The parser of tools/merge_lora.py."""
+    parser = _Parser(
+        prog='merge_lora.py',
+        description='Merge what LoRA has trained into the weights: a checkpoint of the model without LoRA.',
+    )
+    parser.add_argument('config', help='config file of the training')
+    parser.add_argument('checkpoint', help='checkpoint of the training')
+    parser.add_argument('out', help='file to write')
+    _add_cfg_options(parser)
+    return parser
+
+
 def test_parser() -> argparse.ArgumentParser:
     """The parser of tools/test.py."""
     parser = _Parser(
@@ -112,6 +125,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="folder that takes the place of the config's data root in every data set and evaluator",
     )
     parser.add_argument('--no-pin-memory', action='store_true', help='do not pin the memory of batches')
+    _add_cfg_options(parser)
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher; default: none'
+    )
+    # Both spellings: torch changed the one that its launcher passes with version 2.0.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -120,8 +142,3 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help='settings that override the config, such as optim_wrapper.rollback.max_level=0.01; '
         'lists as key="[a,b]" or key=a,b, without spaces',
     )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher; default: none'
-    )
-    # Both spellings: torch changed the one that its launcher passes with version 2.0.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

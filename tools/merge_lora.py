@@ -1,0 +1,13 @@
+"""Merge LoRA into the weights: ``python tools/merge_lora.py CONFIG CHECKPOINT OUT``; ``--help`` lists options."""
+
+import sys
+from pathlib import Path
+
+if (Path(__file__).resolve().parents[1] / 'olor_mm' / '__init__.py').is_file():
+    # A checkout's tools run its own package, whatever else is installed.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from olor_mm.tooling import merge_lora, run_command
+
+if __name__ == '__main__':
+    sys.exit(run_command(merge_lora))
