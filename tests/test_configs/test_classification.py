@@ -27,6 +27,7 @@ from tests.test_configs.paper_table import (
     DATA,
     EXPERIMENTS,
     IMAGE_SIZE,
+    METHODS,
     OTHER_TASKS,
     TABLE_6,
     TABLE_7,
@@ -111,7 +112,9 @@ def model(experiment: Experiment, cfg: Config) -> nn.Module:
 
 
 def test_every_cell_of_the_tables_has_its_config_and_nothing_else_is_there() -> None:
-    assert {path.stem for path in CLASSIFICATION.glob('*.py')} == set(EXPERIMENTS)
+    # Those of other methods are held against their own papers, in tests/test_models.
+    found = {path.stem for path in CLASSIFICATION.glob('*.py')}
+    assert {name for name in found if name.split('_')[0] in METHODS} == set(EXPERIMENTS)
 
 
 def test_levels_for_other_recipes_are_the_same() -> None:
