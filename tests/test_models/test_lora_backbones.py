@@ -1,6 +1,7 @@
 """LoRA on the toolboxes' backbones: which layers are found, how many parameters that is, and the shipped configs."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,11 @@ def test_the_number_of_parameters_of_vit_b():
         method.apply(model)
     assert sum(model.get_parameter(name).numel() for name in method.added) == 12 * 2 * 2 * 8 * 768
     assert method.scale == 1
+    # ConvNeXt-B: from d to 4 d and back.
+    convnext = sum(blocks * 2 * 8 * (d + 4 * d) for blocks, d in ((3, 128), (3, 256), (27, 512), (3, 1024)))
+    told = (Path(__file__).parents[2] / 'docs' / 'methods.md').read_text().partition('## LoRA')[2]
+    rows = [line.split('|')[3].strip() for line in told.splitlines() if line.startswith('| [')]
+    assert rows[:3] == [f'{12 * 2 * 2 * 8 * 768:,}', f'{convnext:,}', f'{12 * 2 * 2 * 8 * 768:,}']
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,10 @@ def test_filters(entries: list[ConfigEntry], filters: dict, fits: Callable[[Conf
 @pytest.mark.parametrize(
     ('filters', 'message'),
     [
-        ({'method': 'olro'}, "--method 'olro' fits no config\n  did you mean OLOR\\?\n  known are: .*Full, .*Linear, .*OLOR"),
+        (
+            {'method': 'olro'},
+            "--method 'olro' fits no config\n  did you mean OLOR\\?\n  known are: .*Full, .*Linear, .*OLOR",
+        ),
         ({'dataset': 'cifar10O'}, 'did you mean CIFAR-100'),
         ({'task': 'xyz'}, "--task 'xyz' fits no config\n  known are: Image Classification, Instance"),
         ({'dataset': '-'}, 'known are: ADE20K, '),

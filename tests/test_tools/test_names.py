@@ -41,7 +41,10 @@ OURS = 'olor_mm.OLOROptimWrapperConstructor'
             r'custom_hooks\.1\.type=.*\n  set .*=olor_mm\.ResumableRandomnessHook',
         ),
         ({'model': {'type': 'olor_mm.Tunde'}}, r'model\.type=.*\n  set model\.type=olor_mm\.Tuned$'),
-        ({'model': {'method': {'type': 'olor_mm.TopKK'}}}, r'method\.type=.*\n  set model\.method\.type=olor_mm\.TopK$'),
+        (
+            {'model': {'method': {'type': 'olor_mm.TopKK'}}},
+            r'method\.type=.*\n  set model\.method\.type=olor_mm\.TopK$',
+        ),
         ({'strategy': {'type': 'olor_mm.FSDPStrategyy'}}, r'strategy\.type=.*\n  set .*=olor_mm\.FSDPStrategy$'),
         ({'runner_type': 'FlexibleRunnr'}, r"runner_type='FlexibleRunnr' does not exist\n  set .*=FlexibleRunner$"),
     ],
