@@ -1,14 +1,18 @@
 """New blocks in the backbones of the toolboxes: identities, their own ways to load weights, how many are trained."""
 
 import copy
+import itertools
+import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
+import olor_mm
 from olor_mm.layers import assign_layers
 
 pytest.importorskip('mmpretrain.models')
@@ -226,29 +230,88 @@ def test_layer_decay_of_mmpretrain_goes_by_the_new_depth():
 
 
 #: New blocks, and millions trained of ViT-B with 100 classes as the paper reports them.
-PUBLISHED = [(1, '7.16'), (2, '14.25'), (3, '21.34'), (4, '28.43')]
+PUBLISHED = {1: '7.16', 2: '14.25', 3: '21.34', 4: '28.43'}
+SIZES = {
+    'ViT-B/16': ('base', 12, 768, 3072),
+    'ViT-L/16': ('large', 24, 1024, 4096),
+    'DeiT-tiny/16': ('deit-tiny', 12, 192, 768),
+}
+DOCS = Path(__file__).resolve().parents[2] / 'docs' / 'methods.md'
 
 
-@pytest.mark.parametrize(('blocks', 'millions'), PUBLISHED)
-def test_trained_of_vit_b_is_as_published(blocks, millions):
-    head = {'type': 'mmpretrain.LinearClsHead', 'num_classes': 100, 'in_channels': 768}
-    method = {'type': 'BlockExpansion', 'blocks': blocks}
-    backbone = {'type': 'mmpretrain.VisionTransformer', 'arch': 'base'}
+def documented():
+    section = DOCS.read_text().partition('\n## Block Expansion\n')[2].partition('\n## ')[0]
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in section.splitlines() if '/16 |' in line]
+    assert len(rows) == 7
+    return rows
+
+
+@pytest.mark.parametrize('row', documented(), ids=lambda row: f'{row[0]} {row[1]}')
+def test_the_documented_numbers_of_parameters_are_counted(row):
+    name, blocks, places, trained, of, _ = row
+    arch, depth, d, hidden = SIZES[name]
+    method = {'type': 'BlockExpansion', 'blocks': int(blocks)} if places else 'Full'
+    head = {'type': 'mmpretrain.LinearClsHead', 'num_classes': 100, 'in_channels': d}
+    backbone = {'type': 'mmpretrain.VisionTransformer', 'arch': arch}
+    kind = {'type': 'olor_mm.Tuned', 'of': 'mmpretrain.ImageClassifier', 'method': method}
     with torch.device('meta'):
-        model = MODELS.build(
-            {
-                'type': 'olor_mm.Tuned',
-                'of': 'mmpretrain.ImageClassifier',
-                'method': method,
-                'backbone': backbone,
-                'head': head,
-            }
-        )
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    d, hidden = 768, 3072
-    norms, attention, mlp = 4 * d, 3 * d * (d + 1) + d * (d + 1), hidden * (d + 1) + d * (hidden + 1)
-    assert trained == blocks * (norms + attention + mlp) + 100 * (d + 1)
-    assert f'{trained / 1e6:.2f}' == millions
+        model = MODELS.build({**kind, 'backbone': backbone, 'head': head})
+    counts = [sum(p.numel() for p in model.parameters() if p.requires_grad or both) for both in (False, True)]
+    assert [f'{count:,}' for count in counts] == [trained, of]
+    if places:
+        norms, attention, mlp = 4 * d, 3 * d * (d + 1) + d * (d + 1), hidden * (d + 1) + d * (hidden + 1)
+        assert counts[0] == int(blocks) * (norms + attention + mlp) + 100 * (d + 1)
+        new = {int(name.split('.')[2]) for name, p in model.named_parameters() if p.requires_grad and 'layers' in name}
+        assert ', '.join(map(str, sorted(new))) == places
+        assert len(model.backbone.layers) == depth + int(blocks)
+    if places and name == 'ViT-B/16':
+        assert f'{counts[0] / 1e6:.2f}' == PUBLISHED[int(blocks)]
+
+
+def test_the_configs_differ_in_the_method_alone():
+    segmentation = [
+        Config.fromfile(olor_mm.cfg(f'{name}_upernet_vit.py')).to_dict() for name in ('block-expansion', 'baseline')
+    ]
+    model = segmentation[0]['model']
+    assert (model.pop('type'), model.pop('of')) == ('olor_mm.Tuned', 'EncoderDecoder')
+    assert model.pop('method') == {'type': 'BlockExpansion', 'blocks': 4}
+    assert segmentation[1]['model'].pop('type') == 'EncoderDecoder'
+    assert segmentation[0] == segmentation[1]
+    classification = [
+        Config.fromfile(olor_mm.cfg(f'classification/{name}_vit-base-p16_8xb16_pacs.py')).to_dict()
+        for name in ('block-expansion', 'full')
+    ]
+    model = classification[0]['model']
+    assert (model.pop('type'), model.pop('of'), model.pop('method')['blocks']) == (
+        'olor_mm.Tuned',
+        'ImageClassifier',
+        3,
+    )
+    assert classification[1]['model'].pop('type') == 'ImageClassifier'
+    for key in ('model', 'val_dataloader', 'custom_hooks', 'randomness', 'auto_scale_lr'):
+        assert classification[0][key] == classification[1][key]
+
+
+def test_the_recipe_is_the_papers():
+    cfg = Config.fromfile(olor_mm.cfg('classification/block-expansion_vit-base-p16_8xb16_pacs.py'))
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0)
+    assert cfg.train_cfg == dict(by_epoch=False, max_iters=10000, val_interval=500)
+    assert cfg.default_hooks.checkpoint.by_epoch is False
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 128
+    optimizer = torch.optim.SGD(
+        [nn.Parameter(torch.zeros(1))], **{k: v for k, v in cfg.optim_wrapper.optimizer.items() if k != 'type'}
+    )
+    schedulers = [PARAM_SCHEDULERS.build(each, default_args={'optimizer': optimizer}) for each in cfg.param_scheduler]
+    rates = []
+    for _ in range(10000):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    wanted = [0.01 * (1 + math.cos(math.pi * step / 9500)) / 2 for step in range(9500)]
+    assert rates[500:] == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    assert rates[0] < 1e-4
+    assert all(a < b for a, b in itertools.pairwise(rates[:500]))
 
 
 REFUSED = {
