@@ -90,7 +90,9 @@ def prepare_launch(cfg: Config) -> list[str]:
     arguments: dict[str, Any] = {}
     if dist_cfg.get('timeout') is not None:
         arguments['timeout'] = timedelta(seconds=dist_cfg['timeout'])
-    torch.distributed.init_process_group('gloo', **arguments)
+    if not torch.distributed.is_initialized():
+        # It is where one command makes several runs.
+        torch.distributed.init_process_group('gloo', **arguments)
     # device_ids, which the Runner sets otherwise, are for devices only.
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',

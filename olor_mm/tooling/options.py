@@ -10,7 +10,7 @@ from mmengine.config import DictAction
 
 from .errors import EXIT_INPUT_ERROR, TURN, speaks
 
-__all__ = ['merge_parser', 'test_parser', 'train_parser']
+__all__ = ['incremental_parser', 'merge_parser', 'test_parser', 'train_parser']
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,6 +114,20 @@ def test_parser() -> argparse.ArgumentParser:
     parser.add_argument('--wait-time', type=float, default=2, help='how long --show shows an image, s; default: 2')
     parser.add_argument('--interval', type=int, default=1, help='draw every n-th image; default: 1')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    _add_common(parser)
+    return parser
+
+
+def incremental_parser() -> argparse.ArgumentParser:
+    """The parser of tools/slca.py."""
+    parser = _Parser(prog='slca.py', description='Learn the classes of a data set task after task, by SLCA or SLCA++.')
+    parser.add_argument('config', help='config file with an incremental=dict(...), such as those in configs/slca')
+    parser.add_argument('--work-dir', help='folder for all tasks; default: work_dirs/<name of the config>')
+    parser.add_argument(
+        '--resume', action='store_true', help='go on: finished tasks stay, an interrupted one goes on where it was'
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')
+    parser.add_argument('--pretrained', metavar='FILE', help="checkpoint that replaces the backbone's pre-trained one")
     _add_common(parser)
     return parser
 

@@ -113,7 +113,7 @@ def test_filters(entries: list[ConfigEntry], filters: dict, fits: Callable[[Conf
             "--method 'olro' fits no config\n  did you mean OLOR\\?\n  known are: .*Full, .*Linear, .*OLOR",
         ),
         ({'dataset': 'cifar10O'}, 'did you mean CIFAR-100'),
-        ({'task': 'xyz'}, "--task 'xyz' fits no config\n  known are: Image Classification, Instance"),
+        ({'task': 'xyz'}, "--task 'xyz' fits no config\n  known are: Class-Incremental Learning, Image"),
         ({'dataset': '-'}, 'known are: ADE20K, '),
         ({'task': 'detection', 'dataset': 'pacs'}, 'no config fits --task detection --dataset pacs together'),
     ],
