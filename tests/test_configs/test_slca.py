@@ -113,3 +113,11 @@ def test_schedule(name):
     if 'plus-plus' in name:
         wanted = [1e-4 + (0.01 - 1e-4) * (1 + math.cos(math.pi * epoch / epochs)) / 2 for epoch in range(epochs)]
     assert rates == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize('name', ['slca', 'slca-plus-plus'])
+def test_the_document_counts_right(name):
+    cfg, _ = load(f'{name}_vit-base-p16_10x10_cifar100', 0)
+    count = sum(p.numel() for p in build(cfg).parameters() if p.requires_grad)
+    text = (Path(__file__).resolve().parents[2] / 'docs' / 'methods.md').read_text()
+    assert f'<!-- {name} -->{count:,}<!-- -->' in text
