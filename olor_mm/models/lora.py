@@ -1,15 +1,17 @@
 """LoRA: low-rank changes of frozen weights (Hu 2022), of q and v apart where they are one layer."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from olor_mm.registry import METHODS
 
-from .low_rank import CHILD, LowRank, LowRankOutput, LowRankWeight, adapt_output, adapt_weight
+from .low_rank import CHILD, LowRank, LowRankOutput, LowRankWeight, adapt_output, adapt_weight, is_compiling
 from .method import Method, check_patterns, child
 
 __all__ = ['LoRA']
@@ -76,6 +78,7 @@ class LoRA(Method):
         self.rows = rows
         self.targets = None if targets is None else check_patterns(targets, f'{self}: targets')
         _check(self.targets != [], f'{targets=}', 'regular expressions, or None for q and v')
+        self._checked = False
         #: Path of an adapted module, name of its weight.
         self.adapted: list[tuple[str, str]] = []
 
@@ -88,7 +91,8 @@ class LoRA(Method):
             if not isinstance(module, (LowRank, parametrize.ParametrizationList))
         }
         for name in self._find(inside, modules):
-            self._adapt(name, modules, model)
+            self._adapt(name, modules)
+        model.register_forward_hook(self._check_use)
 
     def weights_are_in(self, model: nn.Module) -> None:
         for low_rank, weight in pairs(model, self.adapted):
@@ -105,6 +109,25 @@ class LoRA(Method):
             f'LoRA of rank {self.rank}, scale {self.scale:g}: {len(self.adapted)} weights, {count:,} parameters; the '
             f'first is in {first}: {next(low_rank for low_rank, _ in pairs(model, self.adapted[:1])).extra_repr()}'
         )
+
+    def _check_use(self, model: nn.Module, *_: Any) -> None:
+        """After the first forward pass in training, say which layers were not used: what is added to them is lost."""
+        if is_compiling() or self._checked or not model.training:
+            return
+        self._checked = True
+        idle = [
+            path
+            for (path, _), (low_rank, _) in zip(self.adapted, pairs(model, self.adapted), strict=True)
+            if isinstance(low_rank, LowRankOutput) and not low_rank.ran
+        ]
+        if idle:
+            print_log(
+                f'LoRA: {len(idle)} of {len(self.adapted)} adapted layers were not called in the first forward pass, '
+                f'so LoRA does nothing there: {", ".join(idle[:3])}{", ..." if len(idle) > 3 else ""}. Either they '
+                'have no part in training, or others take their weights out of them; targets should leave them out',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     # ---------------------------------------------------------------- what is adapted
 
@@ -128,7 +151,7 @@ class LoRA(Method):
             found += [name for name in right if name not in found]
         return found
 
-    def _adapt(self, name: str, modules: dict[str, nn.Module], model: nn.Module) -> None:
+    def _adapt(self, name: str, modules: dict[str, nn.Module]) -> None:
         module = modules[name]
         told = f'model.method: {self}: {name} ({type(module).__name__})'
         weights = _weights(module)

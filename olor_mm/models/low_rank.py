@@ -87,6 +87,8 @@ class LowRankOutput(LowRank):
 
     def __init__(self, layer: nn.Module, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(layer.get_parameter('weight'), **kwargs)
+        #: Whether the layer has been used since it was built, but for what is compiled.
+        self.ran = False
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.convolution: dict[str, Any] | None = None
         if not isinstance(layer, nn.Linear):
@@ -147,8 +149,19 @@ def adapt_output(layer: nn.Module, low_rank: LowRankOutput) -> None:
 
 def _add(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
     # A function of the module: a deep copy of it has its own A and B.
-    low_rank = layer._modules.get(CHILD)
-    return output if low_rank is None else low_rank(args[0] if args else next(iter(kwargs.values())), output)
+    low_rank: Any = layer._modules.get(CHILD)
+    if low_rank is None:
+        return output
+    if not is_compiling():
+        low_rank.ran = True
+    added: Tensor = low_rank(args[0] if args else next(iter(kwargs.values())), output)
+    return added
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile is looking at the call; torch 2.1 and 2.2 do not tell."""
+    known = getattr(torch.compiler, 'is_compiling', None)
+    return bool(known()) if known is not None else False
 
 
 def adapt_weight(module: nn.Module, name: str, low_rank: LowRankWeight) -> None:

@@ -339,6 +339,23 @@ def test_dropout_where_a_hook_cannot_be():
         adapted('split', dropout=0.1)
 
 
+def test_layers_that_nobody_calls_are_told_of(monkeypatch):
+    said = []
+    monkeypatch.setattr('olor_mm.models.lora.print_log', lambda text, **_: said.append(text))
+    model = adapted(targets='fc1|qkv')
+    block = model.backbone.blocks[1]
+    block.fc1.forward = None
+    block.forward = lambda x: block.fc2(torch.relu(nn.functional.linear(block.attn(x), block.fc1.weight)))
+    model.eval()(X)
+    assert not said
+    model.train()(X)
+    model(X)
+    assert [text.partition('. Either')[0] for text in said] == [
+        'LoRA: 1 of 4 adapted layers were not called in the first forward pass, so LoRA does nothing there: '
+        'backbone.blocks.1.fc1'
+    ]
+
+
 def test_no_attention():
     model = AttentionModel(backbone={'depth': 1})
     model.backbone.blocks[0].attn = nn.Identity()
