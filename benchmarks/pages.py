@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anchor_memory
+import dtl_memory
 import growth
 from _common import described, table
 from _step import tables
@@ -93,6 +94,8 @@ BLOCKS: dict[str, Callable[[], str | None]] = {
     'step, GPU': _block('step', 'cuda', _details),
     'growth, CPU': _block('growth', 'cpu', growth.page),
     'growth, GPU': _block('growth', 'cuda', growth.page),
+    'dtl memory, CPU': _block('dtl_memory', 'cpu', dtl_memory.page),
+    'dtl memory, GPU': _block('dtl_memory', 'cuda', dtl_memory.page),
     'anchor memory, CPU': _block('anchor_memory', 'cpu', anchor_memory.page),
     'anchor memory, GPU': _block('anchor_memory', 'cuda', anchor_memory.page),
 }

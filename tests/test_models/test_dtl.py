@@ -3,6 +3,7 @@
 import copy
 import weakref
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,9 @@ def test_as_many_parameters_as_the_papers(case):
     assert sum(count for name, count in trained.items() if name.startswith('backbone.')) == expected
     assert {name.split('.')[0] for name in trained} == {'backbone', 'head'}
     assert all('.dtl.' in name for name in trained if name.startswith('backbone.'))
+    docs = (Path(__file__).resolve().parents[2] / 'docs' / 'methods.md').read_text()
+    said = ', '.join(f'{key}={value!r}' for key, value in {'type': 'DTL', **options}.items())
+    assert f'| `dict({said})` | {expected:,} |' in docs
 
 
 @pytest.mark.parametrize('beta', [1.0, 100.0])
