@@ -1,7 +1,7 @@
 """How far tensors are from theta_0, and on which side of it their gradient points: sums over whole tensors.
 
-They stay on the device. Memory is what a bucket takes, whatever the model's size, unless one tensor alone is larger;
-the number of kernels grows with that of buckets and not with that of tensors, where torch has them for many tensors.
+On a device they stay there: memory is what a bucket takes, unless one tensor alone is larger, and the number of kernels
+grows with that of buckets and not of tensors. On a CPU a tensor goes through its cache in pieces.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -17,10 +17,11 @@ __all__ = ['Measured', 'measured']
 #: Parameter to [||theta - theta_0||^2], or to [<g, theta - theta_0>, ||theta - theta_0||^2].
 Measured = dict[Tensor, Tensor]
 
-#: Bytes of a bucket of differences. On a CPU one that its cache holds; on a device few kernels.
-_BUCKET, _BUCKET_ON_DEVICE = 4 << 20, 64 << 20
+#: Bytes of a bucket of parameters on a device; elements of a piece on a CPU.
+_BUCKET, _PIECE = 64 << 20, 2**16
 
 
+@torch.no_grad()
 def measured(batches: Sequence[Batch], gradients: bool = False) -> Measured:
     """Sums over each tensor; of DTensors over all their shards, and every rank of their mesh must call this.
 
@@ -31,7 +32,9 @@ def measured(batches: Sequence[Batch], gradients: bool = False) -> Measured:
     found: Measured = {}
     for batch in batches:
         for part in batch.ready():
-            rows = torch.cat([_sums(*lists) for lists in _buckets(part, gradients)])
+            on_host = local(part.params[0]).device.type == 'cpu'
+            sums = _sums_on_host if on_host else _sums
+            rows = torch.cat([sums(*lists) for lists in _buckets(part, gradients)])
             found.update(zip(part.params, rows.unbind(), strict=True))
     return _over_shards(found)
 
@@ -52,11 +55,10 @@ def _over_shards(found: Measured) -> Measured:
 def _buckets(batch: Batch, gradients: bool) -> Iterator[tuple[list[Tensor], list[Tensor], list[Tensor] | None]]:
     """Some parameters, their anchors and their gradients at a time, as real numbers."""
     start, size = 0, 0
-    limit = _BUCKET if local(batch.params[0]).device.type == 'cpu' else _BUCKET_ON_DEVICE
     sizes = [local(p).numel() * p.element_size() for p in batch.params]
     for stop in range(1, len(sizes) + 1):
         size += sizes[stop - 1]
-        if stop < len(sizes) and size + sizes[stop] <= limit:
+        if stop < len(sizes) and size + sizes[stop] <= _BUCKET:
             continue
         grads = [_real(p.grad) for p in batch.params[start:stop]] if gradients else None
         yield [_real(p) for p in batch.params[start:stop]], [_real(a) for a in batch.anchors[start:stop]], grads
@@ -88,5 +90,21 @@ def _sums(params: list[Tensor], anchors: list[Tensor], grads: list[Tensor] | Non
 
 
 def _wide(param: Tensor) -> torch.dtype:
-    """What the sums are computed in: on a CPU, which adds one after the other, double precision."""
-    return torch.float64 if param.device.type == 'cpu' else torch.promote_types(param.dtype, torch.float32)
+    """What the sums are computed in."""
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+def _sums_on_host(params: list[Tensor], anchors: list[Tensor], grads: list[Tensor] | None) -> Tensor:
+    """The same on a CPU, in float64 over pieces, where nothing is gained by many tensors at a time."""
+    rows = []
+    for j, (param, anchor) in enumerate(zip(params, anchors, strict=True)):
+        vectors = [param.reshape(-1), anchor.reshape(-1), *([] if grads is None else [grads[j].reshape(-1)])]
+        rows.append([sum(column) for column in zip(*_of_pieces(vectors, _wide(param)), strict=True)])
+    return torch.tensor(rows, dtype=torch.float64, device='cpu')
+
+
+def _of_pieces(vectors: list[Tensor], wide: torch.dtype) -> Iterator[list[float]]:
+    for pieces in zip(*(vector.split(_PIECE) for vector in vectors), strict=True):
+        theta, theta_0, *grad = (piece.to(wide) for piece in pieces)
+        offset = theta - theta_0
+        yield [float(torch.dot(other, offset)) for other in (*grad, offset)]

@@ -138,7 +138,8 @@ def _levels(file: Path) -> tuple[float, float, float] | None:
     if rollback is None:
         return None
     settings = RollbackSettings.from_cfg(rollback)
-    return (settings.max_level, settings.min_level, settings.power) if settings.max_level else None
+    has_levels = settings.rule == 'olor' and settings.max_level > 0
+    return (settings.max_level, settings.min_level, settings.power) if has_levels else None
 
 
 def select_configs(

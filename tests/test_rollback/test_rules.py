@@ -304,18 +304,35 @@ def test_weighted_takes_large_tensors_many_chunks_and_other_layouts(monkeypatch)
         torch.testing.assert_close(p, t)
 
 
-def test_sums_do_not_depend_on_the_buckets(monkeypatch):
-    results = []
-    for bucket in (1, 100, 4 << 20):
-        monkeypatch.setattr(measures, '_BUCKET', bucket)
-        params = make([(5, 4), (7,), (1,), (30,)])
-        optimizer = build('SGD', params)
-        Rollback(optimizer, dict.fromkeys(params, 0.7), rule='spd')
-        train(optimizer, params, range(4))
-        results.append(params)
-    for other in results[1:]:
-        for p, q in zip(results[0], other, strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.complex128])
+@pytest.mark.parametrize('way', ['on a device', 'on a device, many buckets', 'on a CPU', 'on a CPU, many pieces'])
+def test_sums_are_those_of_whole_tensors(way, dtype, monkeypatch):
+    """What a GPU computes by many tensors at a time is computed so on the CPU here."""
+    if 'device' in way:
+        monkeypatch.setattr(measures, '_sums_on_host', measures._sums)
+    if 'many' in way:
+        monkeypatch.setattr(measures, '_BUCKET', 100)
+        monkeypatch.setattr(measures, '_PIECE', 7)
+    params = [torch.randn(s, dtype=dtype) for s in [(5, 4), (7,), (1,), (30,), (2, 3, 3, 2), ()]]
+    params[4] = params[4].to(memory_format=torch.channels_last)
+    for p in params:
+        p.requires_grad_()
+    anchors = {p: torch.randn_like(p) for p in params}
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    rollback = Rollback(optimizer, dict.fromkeys(params, 0.5), rule='spd', anchor=anchors)
+    rollback.capture()
+    found = measures.measured(rollback._plan(), gradients=True)
+    tolerance = 1e-12 if dtype in (torch.float64, torch.complex128) else 1e-4
+    for p in params:
+        theta, theta_0, grad = (
+            (t if t.is_complex() else t.double()) for t in (p.detach(), anchors[p].detach(), p.grad)
+        )
+        offset = theta - theta_0
+        inner = float((grad.conj() * offset).sum().real)
+        expected = torch.tensor([inner, float(offset.abs().square().sum())], dtype=torch.float64)
+        torch.testing.assert_close(found[p].double(), expected, rtol=tolerance, atol=tolerance * 10)
 
 
 # ---------------------------------------------------------------- what is refused, or done otherwise
