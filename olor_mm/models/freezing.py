@@ -1,6 +1,6 @@
 """Which parameters are trained, and that nothing that is frozen drops paths or counts its inputs' statistics."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from olor_mm.engine.report import table
 
-__all__ = ['FrozenParts', 'always_eval', 'freeze', 'summary']
+__all__ = ['FrozenParts', 'freeze', 'summary']
 
 
 def freeze(model: nn.Module, trained: Callable[[str, nn.Parameter], bool]) -> None:
@@ -103,12 +103,6 @@ class FrozenParts:
     def names(self) -> list[str]:
         """The modules that are kept so, without those inside of them."""
         return [name for name, _ in self._kept]
-
-
-def always_eval(modules: Iterable[nn.Module]) -> None:
-    """Keep modules in eval mode whenever they run: those without parameters, such as a dropout between frozen parts."""
-    for module in modules:
-        module.register_forward_pre_hook(_to_eval)
 
 
 def _to_eval(module: nn.Module, *_: Any) -> None:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from olor_mm.registry import METHODS
 
-from .freezing import always_eval
 from .method import Method, child
 
 __all__ = ['PaddingPrompt']
@@ -96,7 +95,6 @@ class PaddingPrompt(Method):
                 nn.init.normal_(param)
         border.join(part)
         self.added += [f'{self.part}.{_CHILD}.{name}'.lstrip('.') for name, _ in border.named_parameters()]
-        always_eval(module for module in part.children() if not [*module.parameters()])
 
     def report(self, model: nn.Module) -> str:
         count = sum(p.numel() for p in child(model, self.part, 'part').get_submodule(_CHILD).parameters())

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from olor_mm.registry import METHODS
 
-from .freezing import always_eval
 from .method import Method, child
 
 __all__ = ['VPT']
@@ -96,7 +95,6 @@ class VPT(Method):
                 prompts.tokens = self._drawn(part)
                 self.added.append(f'{self.part}.layers.{i}.{_CHILD}.tokens'.lstrip('.'))
             prompts.join(block)
-        always_eval(module for module in part.children() if not [*module.parameters()])
         part._register_load_state_dict_pre_hook(_check_loaded, with_module=True)
 
     def _drawn(self, part: nn.Module) -> nn.Parameter:
