@@ -47,6 +47,11 @@ class Stack:
         """The same, of its copy if it has one."""
         return self.place(old) + (old in self.copied)
 
+    @property
+    def new(self) -> set[int]:
+        """The numbers of the copies."""
+        return set(map(self.last_place, self.copied))
+
     def numbers(self, names: Collection[str], prefix: str) -> set[int]:
         """The numbers of the blocks that have entries in a state dict."""
         start = f'{prefix}{self.path}.'

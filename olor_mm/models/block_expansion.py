@@ -161,7 +161,7 @@ class BlockExpansion(Method):
         return [
             (self._name(stack, number), part.get_submodule(f'{stack.path}.{number}'))
             for stack in self._stacks
-            for number in map(stack.last_place, stack.copied)
+            for number in sorted(stack.new)
         ]
 
     def _name_added(self, part: nn.Module) -> None:
@@ -195,22 +195,23 @@ class BlockExpansion(Method):
                 )
             self._delivered = True
             return
-        found = {stack.path: stack.numbers(state_dict, prefix) for stack in self._stacks}
-        if not any(found.values()):
+        found = [(s, s.numbers(state_dict, prefix)) for s in self._stacks if s.copied]
+        found = [(stack, numbers) for stack, numbers in found if numbers]
+        if not found:
             return
-        if all(not found[s.path] or max(found[s.path]) < s.length for s in self._stacks):
-            for stack in self._stacks:
+        if all(0 in numbers and max(numbers) < stack.length for stack, numbers in found):
+            for stack, _ in found:
                 stack.expand(state_dict, prefix)
-        elif all(found[s.path] == set(range(s.total)) for s in self._stacks):
-            # Expanded, by other code than this.
+        elif all(stack.new <= numbers <= set(range(stack.total)) for stack, numbers in found):
+            # Expanded, but by other code than this, or the mark was left out with all that was not trained.
             self._delivered = True
         else:
-            odd = next(s for s in self._stacks if found[s.path] and max(found[s.path]) >= s.length)
+            stack, numbers = next(each for each in found if max(each[1]) >= each[0].length or 0 not in each[1])
             raise ValueError(
-                f'the checkpoint has {len(found[odd.path])} blocks in {prefix}{odd.path}, up to number '
-                f'{max(found[odd.path])}: it is neither of the model without new blocks, which has {odd.length} there, '
-                f'nor of the whole one with {odd.total}; give the checkpoint that the run started from, or '
-                'model.method.blocks or model.method.every of the run that it is from'
+                f'the checkpoint has {len(numbers)} blocks in {prefix}{stack.path}, up to number {max(numbers)}: it is '
+                f'neither of the model without new blocks, which has {stack.length} there, nor of the one with '
+                f'{stack.total}; give the checkpoint that the run started from, or model.method.blocks or '
+                'model.method.every of the run that it is from'
             )
         state_dict[prefix + MARK] = torch.tensor(self._places())
 
