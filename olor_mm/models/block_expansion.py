@@ -195,18 +195,18 @@ class BlockExpansion(Method):
                 )
             self._delivered = True
             return
-        found = [(s, s.numbers(state_dict, prefix)) for s in self._stacks if s.copied]
-        found = [(stack, numbers) for stack, numbers in found if numbers]
+        present = [(stack, stack.numbers(state_dict, prefix)) for stack in self._stacks if stack.copied]
+        found = [(stack, numbers) for stack, numbers in present if numbers]
         if not found:
             return
         if all(0 in numbers and max(numbers) < stack.length for stack, numbers in found):
-            for stack, _ in found:
+            for stack, _numbers in found:
                 stack.expand(state_dict, prefix)
         elif all(stack.new <= numbers <= set(range(stack.total)) for stack, numbers in found):
             # Expanded, but by other code than this, or the mark was left out with all that was not trained.
             self._delivered = True
         else:
-            stack, numbers = next(each for each in found if max(each[1]) >= each[0].length or 0 not in each[1])
+            stack, numbers = next(one for one in found if max(one[1]) >= one[0].length or 0 not in one[1])
             raise ValueError(
                 f'the checkpoint has {len(numbers)} blocks in {prefix}{stack.path}, up to number {max(numbers)}: it is '
                 f'neither of the model without new blocks, which has {stack.length} there, nor of the one with '
