@@ -15,6 +15,7 @@ import argparse
 import copy
 import gc
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def methods(name: str, small: bool) -> dict[str, tuple[Any, int | None]]:
 def sharing(tasks: int, start: int, small: bool, device: str, batch: int, rounds: int) -> dict[str, Any]:
     """Seconds and bytes of the inference of several tasks, one model after the other and in a group."""
     method = {'type': 'DTL', 'start_block': start}
-    models = [build('ViT-B/16', method, small, device).eval() for _ in range(tasks)]
+    first = build('ViT-B/16', method, small, device).eval()
+    models = [first, *(copy.deepcopy(first) for _ in range(tasks - 1))]
     for seed, model in enumerate(models):
         torch.manual_seed(seed)
         for side in model.backbone.dtl.sides.values():
@@ -179,8 +181,7 @@ def page(result: Mapping[str, Any]) -> str:
     batch = result['batch']
     for name, found in result['training'].items():
         header = [name, 'trained']
-        for what in ('saved activations', 'peak of a step'):
-            header += [f'{what}, MiB an image', 'of Full']
+        header += ['saved activations, MiB an image', 'of Full', f'peak of a step of {batch} images, MiB', 'of Full']
         rows = [[label, f'{one["trained"]:,}', *_shares(one, found['Full'], batch)] for label, one in found.items()]
         parts.append(table(rows, header))
     rows = []
@@ -195,15 +196,15 @@ def page(result: Mapping[str, Any]) -> str:
         ])  # fmt: skip
     header = ['tasks', 'M', 'one after the other, s', 'DTLGroup, s', 'speed-up', 'by blocks']
     parts.append(table(rows, [*header, 'weights apart, MiB', 'in the group, MiB']))
-    noise = max(spread(values) for one in result['sharing'] for values in one['seconds'].values())
+    noise = max((spread(values) for one in result['sharing'] for values in one['seconds'].values()), default=0.0)
     text = f'Steps of {batch} images of 224x224 in float32, AdamW; inference of {result["inference batch"]} images, '
     text += f'ViT-B/16, medians of {result["rounds"]} rounds, whose quarters are up to {noise:.0%} apart. '
     return '\n\n'.join([*parts, text + described(result['machine'])]) + '\n'
 
 
 def _shares(one: Mapping[str, int], full: Mapping[str, int], batch: int) -> list[str]:
-    keys = ('saved', 'peak')
-    return [cell for key in keys for cell in (f'{one[key] / MIB / batch:.1f}', f'{one[key] / full[key]:.1%}')]
+    saved = [f'{one["saved"] / MIB / batch:.1f}', f'{one["saved"] / full["saved"]:.1%}']
+    return [*saved, f'{one["peak"] / MIB:.0f}', f'{one["peak"] / full["peak"]:.1%}']
 
 
 def main() -> None:
@@ -211,6 +212,13 @@ def main() -> None:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--batch', type=int, help='images a training step; default: 4, on a GPU 32')
     parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument(
+        '--parts',
+        nargs='+',
+        choices=('training', 'sharing'),
+        default=['training', 'sharing'],
+        help='measure one part alone; the other is taken from the result that lies in --out',
+    )
     parser.add_argument('--small', action='store_true', help='tiny models: shows that the benchmark works')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
@@ -219,13 +227,19 @@ def main() -> None:
     seen = 2 if device == 'cpu' else 64
     result: dict[str, Any] = {'device': device, 'machine': machine(device), 'batch': batch, 'inference batch': seen}
     result.update({'rounds': args.rounds, 'training': {}, 'sharing': []})
-    for name in NETWORKS:
+    before = args.out / f'dtl_memory_{device}.json'
+    if len(args.parts) < 2:
+        kept = 'sharing' if 'training' in args.parts else 'training'
+        old = json.loads(before.read_text())
+        result.update({key: old[key] for key in (kept, *(('batch',) if kept == 'training' else ('rounds',)))})
+    for name in NETWORKS if 'training' in args.parts else ():
         found = result['training'].setdefault(name, {})
         for label, (method, start) in methods(name, small).items():
             found[label] = {**training(name, method, small, device, batch), 'M': start}
             gc.collect()
             print(f'{name}, {label}: {found[label]["saved"] / MIB / batch:.1f} MiB', flush=True)
-    for start in (7,) if small else (4, 7, 10):
+    write(args.out, f'dtl_memory_{device}', result, page(result))
+    for start in () if 'sharing' not in args.parts else (7,) if small else (4, 7, 10):
         for tasks in (1, 3) if small else TASKS:
             result['sharing'].append(sharing(tasks, start, small, device, seen, args.rounds))
             gc.collect()
