@@ -1,8 +1,11 @@
 """Trainable subsets on models of the three toolboxes: what is counted by hand, trained, and left as at inference."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -200,3 +203,22 @@ def test_subsets_of(family, method):
     assert {n for n, p in backbone.named_parameters() if p.grad is not None} == {
         n for n, p in backbone.named_parameters() if p.requires_grad
     }
+
+
+#: What docs/methods.md says of ViT-B/16 with 100 classes: config line, parameters trained, of.
+DOCS = Path(__file__).resolve().parents[2] / 'docs' / 'methods.md'
+ROWS = re.findall(r'^\| `(method=.*?)` \| .* \| ([\d,]+) \| ([\d,]+) \| \d+ MB \|$', DOCS.read_text(), re.MULTILINE)
+
+
+def test_the_documented_numbers_of_parameters_are_counted():
+    assert len(ROWS) == 6
+    head = {'type': 'mmpretrain.LinearClsHead', 'num_classes': 100, 'in_channels': 768}
+    backbone = {'type': 'mmpretrain.VisionTransformer', 'arch': 'base'}
+    for line, trained, of in ROWS:
+        config = Config.fromstring(line, '.py')
+        with torch.device('meta'):
+            kind = {'type': 'olor_mm.Tuned', 'of': 'mmpretrain.ImageClassifier', 'method': config.method}
+            model = MODELS.build({**kind, 'backbone': backbone, 'head': head})
+        params = [*model.parameters()]
+        assert f'{sum(p.numel() for p in params if p.requires_grad):,}' == trained, line
+        assert f'{sum(p.numel() for p in params):,}' == of
