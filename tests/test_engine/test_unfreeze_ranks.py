@@ -3,9 +3,11 @@
 import gc
 import weakref
 
+import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import FlexibleRunner
 from torch.nn.parallel import DistributedDataParallel
 
 from ._ranks import on_ranks
@@ -80,3 +82,35 @@ def test_flexible_runner(tmp_path):
     for state in on_ranks(2, flexible, str(tmp_path / 'ranks')):
         for name, value in state_of(runner)['weights'].items():
             assert (state['weights'][name] - value).abs().max() <= 1e-13, name
+
+
+def shared_out(rank, work_dir):
+    optimizer = {'type': 'ZeroRedundancyOptimizer', 'optimizer_type': 'AdamW', 'lr': 0.01, 'weight_decay': 0.05}
+    config = config_of(work_dir, 2, optimizer=optimizer)
+    config.custom_hooks = HOOKS_AT
+    config.default_hooks.checkpoint = {'type': 'olor_mm.DurableCheckpointHook', 'interval': 1}
+    runner = replica(config)
+    runner.train()
+    return state_of(runner)
+
+
+@pytest.mark.slow
+def test_an_optimizer_whose_state_is_shared_out(tmp_path):
+    runner = make_runner(config_of(tmp_path / 'alone', 1))
+    runner.train()
+    for state in on_ranks(2, shared_out, str(tmp_path / 'ranks'), timeout=60):
+        for name, value in state_of(runner)['weights'].items():
+            assert (state['weights'][name] - value).abs().max() <= 1e-13, name
+
+
+def sharded(rank, work_dir):
+    config = config_of(work_dir, 2)
+    config.update(launcher='pytorch', env_cfg={}, strategy={'type': 'olor_mm.FSDPStrategy'})
+    with pytest.raises(ValueError, match=r'the model is in MMFullyShardedDataParallel.*use DistributedDataParallel'):
+        FlexibleRunner.from_cfg(config).train()
+    return True
+
+
+@pytest.mark.slow
+def test_shards_are_refused_before_training(tmp_path):
+    assert on_ranks(2, sharded, str(tmp_path), timeout=60) == [True, True]
