@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 pytest.importorskip('mmpretrain.models')
@@ -170,7 +170,9 @@ def outputs(model, images):
 def test_subsets_of(family, method):
     cfg, size, top = FAMILIES[family]
     torch.manual_seed(0)
-    model = MODELS.build({'type': 'olor_mm.Tuned', 'method': METHODS[method], **cfg})
+    # The scope of another test's Runner may still be the current one.
+    with DefaultScope.overwrite_default_scope(cfg['of'].partition('.')[0]):
+        model = MODELS.build({'type': 'olor_mm.Tuned', 'method': METHODS[method], **cfg})
     backbone = model.backbone
     with torch.no_grad():
         for p in model.parameters():
@@ -216,7 +218,7 @@ def test_the_documented_numbers_of_parameters_are_counted():
     backbone = {'type': 'mmpretrain.VisionTransformer', 'arch': 'base'}
     for line, trained, of in ROWS:
         config = Config.fromstring(line, '.py')
-        with torch.device('meta'):
+        with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
             kind = {'type': 'olor_mm.Tuned', 'of': 'mmpretrain.ImageClassifier', 'method': config.method}
             model = MODELS.build({**kind, 'backbone': backbone, 'head': head})
         params = [*model.parameters()]
