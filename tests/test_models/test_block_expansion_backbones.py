@@ -162,6 +162,13 @@ def without_new_blocks(state, lists, keys):
     return found
 
 
+def test_stages_that_were_expanded_otherwise_are_refused():
+    state = built('mmdet Swin', TWO).state_dict()
+    state = {key: value for key, value in state.items() if 'stages.0.blocks.2' not in key and 'new_blocks' not in key}
+    with pytest.raises(ValueError, match=r'has 3 blocks in backbone\.stages\.1\.blocks, up to number 2: it is neither'):
+        built('mmdet Swin', TWO).load_state_dict(state)
+
+
 def test_swin_blocks_keep_their_shift():
     for name in ('mmpretrain Swin', 'mmdet Swin', 'mmseg Swin'):
         for method, wanted in (({'every': 1}, [0, 0, 2, 2]), ({'every': 2}, [0, 2, 2])):
