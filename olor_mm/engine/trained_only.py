@@ -19,6 +19,7 @@ __all__ = ['LEFT_OUT', 'OtherWeightsError', 'SaveTrainedHook', 'check_left_out',
 LEFT_OUT = 'tuning.left_out'
 
 _EMA = 'module.'
+_SHARDED = ('FullySharded', 'FSDP', 'DeepSpeed', 'ColossalAI')
 _Print = tuple[float, float]
 
 
@@ -49,7 +50,18 @@ class SaveTrainedHook(Hook):
         self.prints: dict[str, _Print] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """See to it that what others add to a checkpoint is there when it is saved."""
+        """See to it that what others add to a checkpoint is there when it is saved.
+
+        Raises:
+            ValueError: If the model is cut into shards.
+        """
+        kinds = [type(runner.model).__name__, type(getattr(runner, 'strategy', None)).__name__]
+        wrong = [kind for kind in kinds if any(name in kind for name in _SHARDED)]
+        if wrong:
+            raise ValueError(
+                f'SaveTrainedHook does not know the shards of {wrong[0]}: take it out of custom_hooks, or train with '
+                'DistributedDataParallel'
+            )
         if not any(isinstance(hook, _LeaveOut) for hook in runner.hooks):
             runner.register_hook(_LeaveOut(self), priority='LOWEST')
 

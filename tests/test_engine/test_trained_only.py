@@ -1,11 +1,13 @@
 """Checkpoints of what was trained alone: what is in them, and that they go together with the pre-trained weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint
 
-from olor_mm.engine import OtherWeightsError
+from olor_mm.engine import OtherWeightsError, SaveTrainedHook
 from olor_mm.engine.trained_only import LEFT_OUT
 from tests.test_models._attention import AttentionModel, adapted
 
@@ -29,6 +31,14 @@ def config(folder, file, method=None, hooks=(), **changes):
     model = {'type': 'olor_mm.Tuned', 'of': 'AttentionModel', 'method': method or LORA}
     model['backbone'] = {'kind': 'torch', 'init_cfg': init_cfg}
     return toy_config(folder, model=model, custom_hooks=[*HOOKS, *hooks], **changes)
+
+
+@pytest.fixture(scope='module')
+def trained(pretrained, tmp_path_factory):
+    """A folder with the checkpoint of an epoch."""
+    folder = tmp_path_factory.mktemp('trained')
+    make_runner(config(folder, pretrained, train_cfg={'max_epochs': 1})).train()
+    return folder
 
 
 def saved(folder, epoch):
@@ -78,9 +88,8 @@ def test_a_resume_from_a_whole_checkpoint(pretrained, tmp_path):
     assert not any('norm' in name for name in saved(tmp_path, 3)['state_dict'])
 
 
-def test_other_pretrained_weights_are_refused_before_training(pretrained, tmp_path):
-    make_runner(config(tmp_path, pretrained, train_cfg={'max_epochs': 1})).train()
-    changes = {'load_from': str(tmp_path / 'epoch_1.pth'), 'resume': True}
+def test_other_pretrained_weights_are_refused_before_training(pretrained, trained, tmp_path):
+    changes = {'load_from': str(trained / 'epoch_1.pth'), 'resume': True}
     runner = make_runner(config(tmp_path, None, **changes))
     with pytest.raises(OtherWeightsError, match=r'other tensors .* have other values .* model\.backbone\.init_cfg='):
         runner.train()
@@ -100,9 +109,8 @@ def test_a_start_by_load_from(pretrained, tmp_path):
     assert torch.equal(model.head.weight, state['head.weight'])
 
 
-def test_a_test_finds_the_pretrained_weights(pretrained, tmp_path):
-    make_runner(config(tmp_path, pretrained, train_cfg={'max_epochs': 1})).train()
-    runner = make_runner(config(tmp_path, pretrained, load_from=str(tmp_path / 'epoch_1.pth')))
+def test_a_test_finds_the_pretrained_weights(pretrained, trained, tmp_path):
+    runner = make_runner(config(tmp_path, pretrained, load_from=str(trained / 'epoch_1.pth')))
     runner.load_or_resume()
     expected = torch.load(pretrained)['state_dict']
     for name in ('backbone.patch_embed.weight', 'backbone.blocks.0.attn.attn.in_proj_weight'):
@@ -110,25 +118,30 @@ def test_a_test_finds_the_pretrained_weights(pretrained, tmp_path):
 
 
 @pytest.mark.parametrize('strict', [False, True])
-def test_without_the_hook_it_is_refused_too(pretrained, tmp_path, strict):
-    make_runner(config(tmp_path, pretrained, train_cfg={'max_epochs': 1})).train()
+def test_without_the_hook_it_is_refused_too(pretrained, trained, tmp_path, strict):
     with pytest.raises(OtherWeightsError, match='have other values in this model: backbone'):
-        load_checkpoint(adapted('torch'), str(tmp_path / 'epoch_1.pth'), strict=strict)
+        load_checkpoint(adapted('torch'), str(trained / 'epoch_1.pth'), strict=strict)
     model = MODELS.build(config(tmp_path, pretrained).model)
     model.init_weights()
-    load_checkpoint(model, str(tmp_path / 'epoch_1.pth'), strict=strict)
-    state = saved(tmp_path, 1)['state_dict']
+    load_checkpoint(model, str(trained / 'epoch_1.pth'), strict=strict)
+    state = saved(trained, 1)['state_dict']
     for name in ('head.weight', *model.tuning.added):
         assert torch.equal(model.state_dict()[name], state[name])
 
 
-def test_strict_loading_into_another_model_says_what_is_missing(pretrained, tmp_path):
-    make_runner(config(tmp_path, pretrained, train_cfg={'max_epochs': 1})).train()
+def test_strict_loading_into_another_model_says_what_is_missing(pretrained, trained):
     with pytest.raises(RuntimeError, match=r'in_proj_weight'):
-        AttentionModel(backbone={'kind': 'torch'}).load_state_dict(saved(tmp_path, 1)['state_dict'])
+        AttentionModel(backbone={'kind': 'torch'}).load_state_dict(saved(trained, 1)['state_dict'])
     other = adapted('torch', rank=2)
     other.load_state_dict(torch.load(pretrained)['state_dict'])
-    state = saved(tmp_path, 1)['state_dict']
+    state = saved(trained, 1)['state_dict']
     other.state_dict()['backbone.patch_embed.bias'].add_(1)
     with pytest.raises(OtherWeightsError, match=r'; 1 of them have other values .*: backbone\.patch_embed\.bias\.'):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(('model', 'strategy'), [('MMFullyShardedDataParallel', 'object'), ('Toy', 'FSDPStrategy')])
+def test_shards_are_refused(model, strategy):
+    runner = SimpleNamespace(model=type(model, (), {})(), strategy=type(strategy, (), {})(), hooks=[])
+    with pytest.raises(ValueError, match=r'SaveTrainedHook does not know the shards of .*(Fully|FSDP)'):
+        SaveTrainedHook().before_run(runner)

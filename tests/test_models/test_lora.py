@@ -263,7 +263,15 @@ def test_the_dtype_is_that_of_the_layer(kind):
     assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize('kind', KINDS)
+def test_the_weight_itself_is_summed_in_its_own_dtype():
+    layer, _, _ = one_layer('depthwise')
+    nn.init.normal_(layer.parametrizations.weight[0].b)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = layer.weight
+    assert torch.equal(found, layer.weight)
+
+
+@pytest.mark.parametrize('kind', ['fused', 'torch'])
 def test_compiled(kind):
     model = adapted(kind).eval()
     torch._dynamo.reset()
