@@ -78,14 +78,24 @@ def test_resumed_equals_uninterrupted(pretrained, tmp_path, hooks):
         assert all(torch.equal(value, other[kind][key]) for key, value in one[kind].items())
 
 
-def test_a_resume_from_a_whole_checkpoint(pretrained, tmp_path):
-    make_runner(config(tmp_path, pretrained, train_cfg={'max_epochs': 2}), custom_hooks=HOOKS[:1]).train()
-    assert LEFT_OUT not in saved(tmp_path, 2)['state_dict']
-    make_runner(config(tmp_path, pretrained, load_from=str(tmp_path / 'epoch_2.pth'), resume=True)).train()
-    again = config(tmp_path, pretrained, load_from=str(tmp_path / 'epoch_3.pth'))
-    runner = make_runner(again)
-    runner.load_or_resume()
-    assert not any('norm' in name for name in saved(tmp_path, 3)['state_dict'])
+@pytest.mark.parametrize('first', [HOOKS, HOOKS[:1]], ids=['from what was trained', 'from a whole checkpoint'])
+def test_what_was_trained_earlier_is_kept(pretrained, tmp_path, first):
+    method = {'type': 'Subset', 'train': r'^backbone\.norm'}
+    make_runner(config(tmp_path, pretrained, method, train_cfg={'max_epochs': 1}), custom_hooks=first).train()
+    assert (LEFT_OUT in saved(tmp_path, 1)['state_dict']) == (first is HOOKS)
+    changes = {'load_from': str(tmp_path / 'epoch_1.pth'), 'resume': True, 'train_cfg': {'max_epochs': 2}}
+    make_runner(config(tmp_path, pretrained, {'type': 'Linear'}, **changes)).train()
+    stats = {f'backbone.norm.{name}' for name in ('running_mean', 'running_var', 'num_batches_tracked')}
+    params = {'backbone.norm.weight', 'backbone.norm.bias', 'head.weight', 'head.bias'}
+    assert saved(tmp_path, 2)['state_dict'].keys() == {*stats, *params, LEFT_OUT}
+
+
+def test_what_is_trained_is_saved_though_it_has_not_changed(pretrained, tmp_path):
+    options = {'optimizer': {'type': 'SGD', 'lr': 0.0}, 'train_cfg': {'max_epochs': 1}, 'param_scheduler': None}
+    runner = make_runner(config(tmp_path, pretrained, **options))
+    runner.train()
+    trained = {name for name, p in runner.model.named_parameters() if p.requires_grad}
+    assert saved(tmp_path, 1)['state_dict'].keys() == {*trained, LEFT_OUT}
 
 
 def test_other_pretrained_weights_are_refused_before_training(pretrained, trained, tmp_path):

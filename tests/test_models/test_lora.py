@@ -111,6 +111,7 @@ def test_svd(kind):
         for i, part in enumerate((0, 2)):
             vectors = torch.linalg.svd(state[name].double().chunk(3)[part]).Vh[:3]
             signs = (vectors * one.a[i]).sum(1, keepdim=True).sign()
+            assert (one.a[i].amax(1) == one.a[i].abs().amax(1)).all()
             torch.testing.assert_close(one.a[i].double(), vectors * signs, rtol=0, atol=1e-6)
 
 
