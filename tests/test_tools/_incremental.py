@@ -63,7 +63,7 @@ class Interrupts(Hook):
     when = None
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        head = runner.model.head
+        head = getattr(runner.model, 'module', runner.model).head
         if Interrupts.when == (head.task, runner.iter):
             Interrupts.when = None
             raise KeyboardInterrupt
