@@ -114,7 +114,7 @@ def _layer(name):
 
 
 def test_the_level_is_in_the_log_and_follows_its_schedule(tmp_path):
-    schedule = [{'type': 'warmup', 'end': 6}, {'type': 'cosine', 'begin': 6}]
+    schedule = [{'type': 'warmup', 'end': 6}, {'type': 'cosine', 'begin': 1, 'by_epoch': True}]
     config = toy_config(tmp_path, rollback={'max_level': 0.5, 'level_schedule': schedule})
     config.optim_wrapper.accumulative_counts = 2
     runner = make_runner(config)
