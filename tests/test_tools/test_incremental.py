@@ -212,17 +212,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, monkeypatch, capsys):
     # A finished task is not run again.
     assert (root / 'task_0' / 'task.pth').stat().st_mtime_ns == before
     assert len(list((root / 'task_0').rglob('*.log'))) == first_log
+    # Nor are the epochs of the other that were saved.
+    logs = [log.read_text() for log in (root / 'task_1').rglob('*.log')]
+    assert [any(f'resumed epoch: {epoch}' in log for log in logs) for epoch in (1, 2)] == [True, True]
     assert (root / 'results.json').read_text() == (wanted / 'results.json').read_text()
     for file in ('task_2/task.pth', 'model.pth'):
         one, other = (load_from_local(str(folder / file), 'cpu')['state_dict'] for folder in (root, wanted))
         for name, value in one.items():
             torch.testing.assert_close(value, other[name], rtol=0, atol=0)
     # And so is a finished run: only its table is made again.
-    logs = len(list(root.rglob('*.log')))
+    count = len(list(root.rglob('*.log')))
     capsys.readouterr()
     run(tmp_path, '--resume', extra=NOISY)
     assert 'A_last' in capsys.readouterr().out
-    assert len(list(root.rglob('*.log'))) == logs
+    assert len(list(root.rglob('*.log'))) == count
 
 
 @pytest.fixture(scope='module')
