@@ -6,6 +6,8 @@ import torch
 from olor_mm.rollback import layerwise_penalty
 from tests.test_engine._toy import make_runner, toy_config, weights
 
+from ._attention import AttentionModel
+
 LEVELS = {'max_level': 0.5, 'min_level': 0.1, 'power': 2}
 
 
@@ -51,8 +53,6 @@ def test_b_goes_back_to_zero(tmp_path):
 
 @pytest.mark.parametrize('roots', [('backbone',), 'loaded'])
 def test_with_weights_of_a_file(tmp_path, roots):
-    from ._attention import AttentionModel
-
     file = tmp_path / 'plain.pth'
     torch.save({'state_dict': AttentionModel().state_dict()}, file)
     changes = {'load_from': str(file)}
