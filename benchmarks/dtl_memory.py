@@ -106,8 +106,8 @@ def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
     return sum(size for place, size in kept.items() if place not in known)
 
 
-def training(name: str, method: Any, small: bool, device: str, batch: int) -> dict[str, Any]:
-    """Bytes of one method."""
+def training(name: str, method: Any, small: bool, device: str, batch: int, steps: bool = True) -> dict[str, Any]:
+    """Bytes of one method; without ``steps`` those that a forward pass saves alone."""
     model = build(name, method, small, device)
     images = torch.randn(batch, 3, 224, 224, device=device)
     params = [p for p in model.parameters() if p.requires_grad]
@@ -118,7 +118,9 @@ def training(name: str, method: Any, small: bool, device: str, batch: int) -> di
         optimizer.step()
         optimizer.zero_grad()
 
-    found = {'trained': sum(p.numel() for p in params), 'saved': saved_bytes(model, images)}
+    found: dict[str, Any] = {'trained': sum(p.numel() for p in params), 'saved': saved_bytes(model, images)}
+    if not steps:
+        return {**found, 'peak': None}
     # The optimizer's state comes with its first step.
     step()
     found['peak'] = peak(step, device)
@@ -181,7 +183,9 @@ def page(result: Mapping[str, Any]) -> str:
     batch = result['batch']
     for name, found in result['training'].items():
         header = [name, 'trained']
-        header += ['saved activations, MiB an image', 'of Full', f'peak of a step of {batch} images, MiB', 'of Full']
+        header += ['saved activations, MiB an image', 'of Full']
+        if found['Full']['peak'] is not None:
+            header += ['peak of a step of AdamW, MiB', 'of Full']
         rows = [[label, f'{one["trained"]:,}', *_shares(one, found['Full'], batch)] for label, one in found.items()]
         parts.append(table(rows, header))
     rows = []
@@ -195,15 +199,22 @@ def page(result: Mapping[str, Any]) -> str:
             *(f'{weights[key] / MIB:.0f}' for key in ('separate', 'group')),
         ])  # fmt: skip
     header = ['tasks', 'M', 'one after the other, s', 'DTLGroup, s', 'speed-up', 'by blocks']
-    parts.append(table(rows, [*header, 'weights apart, MiB', 'in the group, MiB']))
+    if rows:
+        parts.append(table(rows, [*header, 'weights apart, MiB', 'in the group, MiB']))
     noise = max((spread(values) for one in result['sharing'] for values in one['seconds'].values()), default=0.0)
-    text = f'Steps of {batch} images of 224x224 in float32, AdamW; inference of {result["inference batch"]} images, '
-    text += f'ViT-B/16, medians of {result["rounds"]} rounds, whose quarters are up to {noise:.0%} apart. '
+    text = f'Forward passes of {batch} image{"s" * (batch > 1)} of 224x224 in float32. '
+    if rows:
+        text += (
+            f'Inference of {result["inference batch"]} images, ViT-B/16, medians of {result["rounds"]} rounds, whose '
+        )
+        text += f'quarters are up to {noise:.0%} apart. '
     return '\n\n'.join([*parts, text + described(result['machine'])]) + '\n'
 
 
 def _shares(one: Mapping[str, int], full: Mapping[str, int], batch: int) -> list[str]:
     saved = [f'{one["saved"] / MIB / batch:.1f}', f'{one["saved"] / full["saved"]:.1%}']
+    if one['peak'] is None:
+        return saved
     return [*saved, f'{one["peak"] / MIB:.0f}', f'{one["peak"] / full["peak"]:.1%}']
 
 
@@ -219,6 +230,7 @@ def main() -> None:
         default=['training', 'sharing'],
         help='measure one part alone; the other is taken from the result that lies in --out',
     )
+    parser.add_argument('--no-steps', action='store_true', help='count what forward passes save; no steps, no peaks')
     parser.add_argument('--small', action='store_true', help='tiny models: shows that the benchmark works')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
@@ -235,13 +247,14 @@ def main() -> None:
     for name in NETWORKS if 'training' in args.parts else ():
         found = result['training'].setdefault(name, {})
         for label, (method, start) in methods(name, small).items():
-            found[label] = {**training(name, method, small, device, batch), 'M': start}
+            found[label] = {**training(name, method, small, device, batch, not args.no_steps), 'M': start}
             gc.collect()
             print(f'{name}, {label}: {found[label]["saved"] / MIB / batch:.1f} MiB', flush=True)
     write(args.out, f'dtl_memory_{device}', result, page(result))
     for start in () if 'sharing' not in args.parts else (7,) if small else (4, 7, 10):
         for tasks in (1, 3) if small else TASKS:
             result['sharing'].append(sharing(tasks, start, small, device, seen, args.rounds))
+            write(args.out, f'dtl_memory_{device}', result, page(result))
             gc.collect()
             print(f'{tasks} tasks, M = {start}: {result["sharing"][-1]["speed-up"][1]:.2f}', flush=True)
     print(write(args.out, f'dtl_memory_{device}', result, page(result)))

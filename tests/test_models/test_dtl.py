@@ -69,6 +69,20 @@ def test_it_is_the_algorithm_and_at_the_start_the_plain_model(name, plus):
     assert torch.equal(model(x), plain(model)(x))
 
 
+@pytest.mark.parametrize('plus', [False, True])
+def test_a_new_side_network_adds_nothing_and_can_begin(plus):
+    model, x = build(VIT, {'type': 'DTL', 'start_block': 3, 'plus': plus}), images(32, 24)
+    out = model(x)
+    assert torch.equal(out, plain(model)(x))
+    found = gradients(model, out.square().sum())
+    for name, p in model.named_parameters():
+        if '.dtl.' in name:
+            # As torch draws linear layers and convolutions.
+            bound = 1 / 16**0.5 if name.endswith('.down') else 1 / 3
+            assert not p.any() if name.endswith('.up') else 0.5 * bound < p.abs().max() <= bound
+            assert found[name].any() == name.endswith('.up')
+
+
 SIZES = {
     'ViT-B': ('base', {}, 36_864),
     'ViT-B, DTL+': ('base', {'plus': True}, 43_776),
@@ -297,8 +311,9 @@ def test_weights_of_before_are_read_and_tuned_ones_come_back():
     torch.testing.assert_close(fresh.backbone.ln2.weight, before['backbone.ln1.weight'], rtol=0, atol=0)
     torch.testing.assert_close(fresh.backbone.ln2.bias, before['backbone.ln1.bias'], rtol=0, atol=0)
     assert torch.equal(fresh(x), plain(fresh)(x))
-    fresh.load_state_dict(tuned)
+    fresh.load_state_dict({**tuned, 'backbone.ln1.weight': before['backbone.ln1.weight']}, strict=False)
     assert torch.equal(fresh(x), model(x))
+    fresh.load_state_dict(tuned)
     with pytest.raises(RuntimeError, match=r'Missing key.*dtl\.convs\.0\.weight'):
         fresh.load_state_dict({key: value for key, value in tuned.items() if 'convs' not in key})
 
