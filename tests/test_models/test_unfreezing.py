@@ -11,7 +11,7 @@ from ._toy import tuned
 
 OPTIMIZERS = {
     'Adadelta': {'lr': 1.0}, 'Adafactor': {'lr': 0.01}, 'Adagrad': {'lr': 0.01}, 'Adam': {'lr': 0.01, 'amsgrad': True},
-    'AdamW': {'lr': 0.01, 'fused': True}, 'Adamax': {'lr': 0.01}, 'ASGD': {'lr': 0.05}, 'NAdam': {'lr': 0.01},
+    'AdamW': {'lr': 0.01}, 'Adamax': {'lr': 0.01}, 'ASGD': {'lr': 0.05}, 'NAdam': {'lr': 0.01},
     'RAdam': {'lr': 0.01}, 'RMSprop': {'lr': 0.01, 'momentum': 0.9, 'centered': True}, 'Rprop': {'lr': 0.01},
     'SGD': {'lr': 0.05, 'momentum': 0.9, 'nesterov': True},
 }  # fmt: skip
