@@ -202,7 +202,7 @@ def page(result: Mapping[str, Any]) -> str:
     if rows:
         parts.append(table(rows, [*header, 'weights apart, MiB', 'in the group, MiB']))
     noise = max((spread(values) for one in result['sharing'] for values in one['seconds'].values()), default=0.0)
-    text = f'Forward passes of {batch} image{"s" * (batch > 1)} of 224x224 in float32. '
+    text = f'Training of {batch} image{"s" * (batch > 1)} of 224x224 a step in float32. '
     if rows:
         text += (
             f'Inference of {result["inference batch"]} images, ViT-B/16, medians of {result["rounds"]} rounds, whose '
