@@ -24,7 +24,7 @@ import torch
 from _common import described, interleaved, machine, spread, table, write
 from _step.counting import peak
 from _train.judging import interval
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from olor_mm.models import DTLGroup
@@ -87,7 +87,9 @@ def build(name: str, method: Any, small: bool, device: str) -> nn.Module:
     neck = {'type': 'mmpretrain.GlobalAveragePooling'} if 'Swin' in backbone['type'] else None
     head = {'type': 'mmpretrain.LinearClsHead', 'num_classes': 100, 'in_channels': setting['channels']}
     config = {'type': 'olor_mm.Tuned', 'of': 'mmpretrain.ImageClassifier', 'method': method}
-    model = MODELS.build({**config, 'backbone': backbone, 'neck': neck, 'head': head})
+    # The parts of a classifier that its config does not name are looked for in its own toolbox.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build({**config, 'backbone': backbone, 'neck': neck, 'head': head})
     return model.to(device).train()
 
 

@@ -255,7 +255,7 @@ def documented():
 
 @pytest.mark.parametrize('row', documented(), ids=lambda row: f'{row[0]} {row[1]}')
 def test_the_documented_numbers_of_parameters_are_counted(row):
-    name, blocks, places, trained, of, _ = row
+    name, blocks, places, trained, of = row
     arch, depth, d, hidden = SIZES[name]
     method = {'type': 'BlockExpansion', 'blocks': int(blocks)} if places else 'Full'
     head = {'type': 'mmpretrain.LinearClsHead', 'num_classes': 100, 'in_channels': d}
