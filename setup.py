@@ -118,6 +118,7 @@ if __name__ == '__main__':
         python_requires='>=3.10',
         install_requires=[],
         extras_require={
+            'analysis': ['matplotlib', 'optuna', 'plotly', 'scikit-learn'],
             'tests': ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist'],
             'lint': ['mypy', 'ruff'],
         },

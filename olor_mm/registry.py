@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
@@ -20,6 +21,7 @@ __all__ = [
     'DATASETS',
     'HOOKS',
     'METHODS',
+    'METRICS',
     'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
@@ -43,6 +45,7 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGI
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='olor_mm', locations=['olor_mm.models'])
 #: What ``model.method`` names: ways to fine-tune.
 METHODS = Registry('method', scope='olor_mm', locations=['olor_mm.models'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='olor_mm', locations=['olor_mm.evaluation'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='olor_mm', locations=['olor_mm.datasets'])
 
 

@@ -1,10 +1,10 @@
 """``optim_wrapper.rollback``: the one dict that carries every setting, checked when it is built."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from olor_mm._options import check_known
 from olor_mm.rollback import L2SP, Keep
 from olor_mm.rollback._batches import FORMS
 from olor_mm.rollback._pace import pace_of
@@ -169,14 +169,9 @@ class RollbackSettings:
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any] | None) -> 'RollbackSettings':
         """Settings from the dict of a config; ValueError for unknown keys and a missing ``max_level``."""
-        known = [f.name for f in fields(cls)]
         if not isinstance(cfg, Mapping):
             raise ValueError(f'{_OPTION}={cfg!r} must be a dict with max_level, such as dict(max_level=0.01, power=2)')
-        for key in cfg:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f'did you mean {near[0]}? ' if near else ''
-                raise ValueError(f'{_OPTION}.{key}={cfg[key]!r} is not an option: {hint}known are {", ".join(known)}')
+        check_known(_OPTION, cfg, [f.name for f in fields(cls)])
         if 'max_level' not in cfg and not cfg.get('l2_sp') and cfg.get('rule') != 'projection':
             raise ValueError(
                 f'{_OPTION}.max_level is not set: give the level of the shallowest layer in [0, 1], such as 0.01; the '

@@ -5,7 +5,6 @@ The loss gains alpha/2 ||theta - theta_0||^2 for what is pre-trained and beta/2 
 other gradient: Adam divides it by sqrt(v), which is what the rollback does not suffer.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from olor_mm._options import check_known
 
 from ._batches import Batch
 from ._shards import local
@@ -70,12 +71,7 @@ def check_l2_sp(value: Any) -> L2SP | None:
         ValueError: If it is none of these.
     """
     if isinstance(value, Mapping):
-        known = [f.name for f in fields(L2SP)]
-        for key in value:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f'did you mean {near[0]}? ' if near else ''
-                raise ValueError(f'l2_sp.{key}={value[key]!r} is not an option: {hint}known are {", ".join(known)}')
+        check_known('l2_sp', value, [f.name for f in fields(L2SP)])
         if 'alpha' not in value:
             raise ValueError('l2_sp.alpha is not set: give its strength, such as 0.01')
         value = L2SP(**value)

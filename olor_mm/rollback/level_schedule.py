@@ -1,11 +1,12 @@
 """What the level is multiplied by in each step, where that is not the learning rate's share of its peak."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any
+
+from olor_mm._options import check_known
 
 __all__ = ['SCHEDULES', 'LevelSchedule', 'Ramp', 'check_schedule']
 
@@ -171,12 +172,7 @@ def check_schedule(value: Any) -> LevelSchedule | None:
 
 
 def _ramp(options: Mapping[str, Any]) -> Ramp:
-    known = [f.name for f in fields(Ramp)]
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f'did you mean {near[0]}? ' if near else ''
-            raise ValueError(f'{_OPTION}.{key}={options[key]!r} is not an option: {hint}known are {", ".join(known)}')
+    check_known(_OPTION, options, [f.name for f in fields(Ramp)])
     if 'type' not in options:
         raise ValueError(f'{_OPTION}={dict(options)!r} has no type: choose one of {", ".join(_FACTORS)}')
     return Ramp(**options)

@@ -304,10 +304,10 @@ def test_settings_of_later_tasks(tmp_path):
     ('extra', 'message'),
     [
         ('incremental = None', 'incremental=None must be a dict'),
-        ("incremental['num_task'] = 3", 'incremental.num_task is not an option: did you mean num_tasks'),
+        ("incremental['num_task'] = 3", 'incremental.num_task=3 is not an option: did you mean num_tasks'),
         ('incremental.update(task_sizes=None, num_tasks=4)', 'incremental.num_classes=6 cannot be shared out evenly'),
         ('incremental.update(task_sizes=None, num_tasks=7)', 'incremental.num_tasks=7 is more than'),
-        ("incremental['alignment'] = dict(tao=1)", 'incremental.alignment.tao is not an option, did you mean tau'),
+        ("incremental['alignment'] = dict(tao=1)", 'incremental.alignment.tao=1 is not an option: did you mean tau'),
         ("incremental['ridge'] = 0", 'incremental.ridge=0 must be'),
         ("incremental['olor_anchor'] = 'pretrained'", 'but optim_wrapper has no rollback'),
         ("incremental['olor_anchor'] = 'start'", "incremental.olor_anchor='start' must be 'task' or 'pretrained'"),

@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 def steps() -> list[Step]:
     """All steps after the making of ``.venv`` itself."""
-    stack = tuple(REQUIREMENTS / f'{name}.txt' for name in ('runtime', 'tests', 'lint'))
+    stack = tuple(REQUIREMENTS / f'{name}.txt' for name in ('runtime', 'analysis', 'tests', 'lint'))
     return [
         Step('build', 'build tools', (REQUIREMENTS / 'build.txt',), _build_tools),
         Step('torch', 'torch and torchvision', (REQUIREMENTS / 'torch.txt',), _torch),
@@ -72,7 +72,7 @@ def _torch(environment: Environment) -> None:
 
 def _packages(environment: Environment) -> None:
     # torch.txt goes along so that nothing here may move it.
-    environment.pip_install('packages', *_requirements('torch', 'runtime', 'tests', 'lint'))
+    environment.pip_install('packages', *_requirements('torch', 'runtime', 'analysis', 'tests', 'lint'))
 
 
 def _opencv(environment: Environment) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from olor_mm._options import check_known
 
 from .split import TaskSplit, is_count
 from .statistics import ClassStatistics
@@ -71,14 +72,9 @@ class Alignment:
     @classmethod
     def from_cfg(cls, cfg: object) -> Alignment:
         """Options from the dict of a config."""
-        known = [field.name for field in fields(cls)]
         if not isinstance(cfg, Mapping):
             raise ValueError(f'alignment={cfg!r} must be a dict of options, such as dict(tau=0.1), or None for none')
-        for option in cfg:
-            if option not in known:
-                near = difflib.get_close_matches(str(option), known, n=1)
-                hint = f', did you mean {near[0]}?' if near else ''
-                raise ValueError(f'alignment.{option} is not an option{hint}; there are {", ".join(known)}')
+        check_known('alignment', cfg, [field.name for field in fields(cls)])
         return cls(**{str(option): value for option, value in cfg.items()})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..._options import check_known
 from ...models.incremental import Alignment, TaskSplit
 from ...registry import type_name
 from .. import launch
@@ -88,17 +88,12 @@ class IncrementalSettings:
     @classmethod
     def from_cfg(cls, cfg: object) -> IncrementalSettings:
         """Settings from the dict of a config."""
-        known = [each.name for each in fields(cls)]
         if not isinstance(cfg, Mapping):
             raise ValueError(
                 f'incremental={cfg!r} must be a dict, such as dict(num_classes=100, num_tasks=10): tools/slca.py runs '
                 'configs that have one, as those in configs/slca'
             )
-        for option in cfg:
-            if option not in known:
-                near = difflib.get_close_matches(str(option), known, n=1)
-                hint = f'did you mean {near[0]}? ' if near else ''
-                raise ValueError(f'incremental.{option} is not an option: {hint}known are {", ".join(known)}')
+        check_known('incremental', cfg, [each.name for each in fields(cls)])
         if 'num_classes' not in cfg:
             raise ValueError('incremental.num_classes is not set: give the number of classes, such as 100')
         return cls(**{str(option): value for option, value in cfg.items()})

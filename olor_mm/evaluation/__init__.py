@@ -1,0 +1,1 @@
+"""What was kept: metrics of forgetting and calibration, pure functions and MMEngine METRICS around them."""
