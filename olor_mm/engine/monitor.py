@@ -30,11 +30,21 @@ class LevelScalar(HistoryBuffer):
 
     def __init__(self, read: Callable[[], float]) -> None:
         super().__init__()
-        self.read = read
+        # As for the discrepancy: the hub outlives the run.
+        self._method = WeakMethod(read) if ismethod(read) else ref(read)
+        self._last = math.nan
+
+    @property
+    def read(self) -> Callable[[], float] | None:
+        """What reads it; None when the run that it belonged to is no more."""
+        return self._method()
 
     def current(self) -> float:  # type: ignore[override]
-        """The level now."""
-        return self.read()
+        """The level now, or as it was last read in a run that is no more."""
+        read = self.read
+        if read is not None:
+            self._last = read()
+        return self._last
 
 
 class DiscrepancyScalar(HistoryBuffer):
@@ -104,7 +114,7 @@ def install_level(read: Callable[[], float]) -> None:
     """Put the level into the current message hub; of a second wrapper as ``rollback/level_2``, and so on."""
     scalars = MessageHub.get_current_instance().log_scalars
     name, number = LEVEL, 1
-    while isinstance(held := scalars.get(f'train/{name}'), LevelScalar) and held.read != read:
+    while isinstance(held := scalars.get(f'train/{name}'), LevelScalar) and held.read not in (None, read):
         number += 1
         name = f'{LEVEL}_{number}'
     scalars[f'train/{name}'] = LevelScalar(read)

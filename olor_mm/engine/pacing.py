@@ -1,9 +1,12 @@
 """Where a run stands and how long it is, for schedules of the level that the learning rate has no part in."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 
+from olor_mm.registry import type_name
 from olor_mm.rollback.level_schedule import LevelSchedule
 
 __all__ = ['RunPace']
@@ -45,4 +48,12 @@ class RunPace:
         if total <= 0:
             self._schedule.check_is_fitted()
         epochs = known.get('max_epochs')
-        return total, total / epochs if epochs and total > 0 else None
+        return total, total / epochs if epochs and total > 0 and _has_epochs(known) else None
+
+
+def _has_epochs(known: Mapping[str, Any]) -> bool:
+    """Whether a run counts epochs: MMEngine takes one that counts iterations for a single epoch."""
+    if known.get('max_epochs') != 1 or 'cfg' not in known:
+        return True
+    train_cfg = Config.fromstring(known['cfg'], '.py').get('train_cfg') or {}
+    return train_cfg.get('by_epoch') is not False and 'IterBased' not in str(type_name(train_cfg.get('type')))

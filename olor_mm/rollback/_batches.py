@@ -45,6 +45,11 @@ class Batch:
             setattr(part, name, [mine[j] for j in indices])
         return part
 
+    def of_groups(self, signs: Sequence[float], sign: float) -> 'Batch':
+        """Those of the optimizer's groups with this sign; itself where that is all."""
+        chosen = [j for j, group in enumerate(self.groups) if signs[group] == sign]
+        return self if len(chosen) == len(self.params) else self.only(chosen)
+
     def ready(self) -> Iterator['Batch']:
         """The batch in parts whose anchors kernels can read, each of them only until the next one is asked for."""
         if self.keeper is None or self.keeper.stage is None:

@@ -27,10 +27,17 @@ class Ruling:
         self.name = name
         self.balls = balls
         self._before: Measured = {}
+        self._signs: Sequence[float] = ()
 
     @torch.no_grad()
-    def before(self, batches: Sequence[Batch]) -> None:
-        """Look at gradients and weights before a step."""
+    def before(self, batches: Sequence[Batch], signs: Sequence[float]) -> None:
+        """Look at gradients and weights before a step.
+
+        Args:
+            batches: What is to be pulled.
+            signs: Of each of the optimizer's groups -1 where its steps go along the gradients, else 1.
+        """
+        self._signs = signs
         self._before = measured(batches, gradients=True) if self.name == 'spd' else {}
 
     def after(
@@ -52,6 +59,8 @@ class Ruling:
                 a = projection(_on_device(batch.levels, after), after)
             else:
                 inner, square = torch.stack([self._before[p] for p in batch.params]).unbind(1)
+                if min(self._signs) < 0:
+                    inner = inner * _on_device([self._signs[g] for g in batch.groups], inner)
                 a = spd(_weights(batch, ratios, after), inner, square.sqrt(), after)
             if found_inf is not None:
                 a = a * (1.0 - found_inf.reshape(()).to(a))

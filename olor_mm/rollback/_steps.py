@@ -16,6 +16,7 @@ from .checks import check_gradients
 from .l2_sp import Penalty
 from .rounding import LOW_PRECISION, Dither
 from .rules import is_off
+from .schedule import descents
 from .single_pass import SinglePass
 
 __all__ = ['Steps']
@@ -118,9 +119,13 @@ class Steps:
                 'add_l2_sp() would add the term a second time, for every step adds it by itself: give '
                 'l2_sp=L2SP(..., by_hand=True)'
             )
-        if any(p.grad is not None for p in self.levels):
+        if self._is_reached():
             self.capture()
             self._add_penalty(self._penalty, scale)
+
+    def _is_reached(self) -> bool:
+        """Whether anything of this step is ours."""
+        return any(p.grad is not None for p in (self.levels if self._penalty is None else self._penalty.reached))
 
     def _add_penalty(self, penalty: Penalty, scale: float | Tensor) -> None:
         penalty.prepare()
@@ -134,7 +139,7 @@ class Steps:
         if self._single_pass is not None:
             # Of a step that ended in an error.
             self._single_pass.forget()
-        if closure is None and all(p.grad is None for p in self.levels):
+        if closure is None and not self._is_reached():
             # A step on nothing: the weights may still be loaded after it.
             return
         if self._batches is None:
@@ -150,7 +155,7 @@ class Steps:
             self._left = self._step_and_pull(self._single_pass, closure)
         elif self._ruling is not None and closure is None:
             self._left = self._plan()
-            self._ruling.before(self._left)
+            self._ruling.before(self._left, descents(self.optimizer))
 
     def _step_and_pull(self, single_pass: SinglePass, closure: object) -> list[Batch] | None:
         """In a single pass what can be; returns what is left to be pulled, None if that is all."""

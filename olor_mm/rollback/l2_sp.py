@@ -19,6 +19,7 @@ from olor_mm._options import check_known
 
 from ._batches import Batch
 from ._shards import local
+from .schedule import descents
 
 __all__ = ['L2SP', 'Penalty', 'check_l2_sp', 'check_penalty']
 
@@ -116,20 +117,32 @@ class Penalty:
     @property
     def new(self) -> list[Tensor]:
         """The optimizer's other parameters."""
+        return self._new(1.0) + self._new(-1.0)
+
+    def _new(self, sign: float) -> list[Tensor]:
+        """Those in the groups with this sign."""
         known = {*self._pretrained}
-        return [p for group in self._optimizer.param_groups for p in group['params'] if p not in known]
+        groups = zip(self._optimizer.param_groups, descents(self._optimizer), strict=True)
+        return [p for group, own in groups if own == sign for p in group['params'] if p not in known]
+
+    @property
+    def reached(self) -> list[Tensor]:
+        """The parameters that it is a term of: a step in which one of them has a gradient has to add it."""
+        return [*self._pretrained, *(self.new if self.options.beta else ())]
 
     def prepare(self) -> None:
         """Give a gradient to what has none: the penalty is part of the loss, and reaches all that is trained."""
-        for param in [*self._pretrained, *(self.new if self.options.beta else ())]:
+        for param in self.reached:
             if param.grad is None and param.requires_grad:
                 param.grad = torch.zeros_like(param)
 
     def add(self, batches: Sequence[Batch], scale: float | Tensor) -> None:
         """Add it; see :func:`_add_distance`."""
-        _add_distance(batches, self.options.alpha, scale)
-        if self.options.beta:
-            _add_decay(self.new, self.options.beta, scale)
+        signs = descents(self._optimizer)
+        for sign in {*signs}:
+            _add_distance([batch.of_groups(signs, sign) for batch in batches], sign * self.options.alpha, scale)
+            if self.options.beta:
+                _add_decay(self._new(sign), sign * self.options.beta, scale)
         self._added = True
 
     @property
@@ -140,6 +153,9 @@ class Penalty:
             RuntimeError: If it was to be added by hand and was not.
         """
         if self.options.by_hand and not self._added:
+            if _steps_nowhere(self._optimizer):
+                # So torch's distributed checkpoints make an optimizer have a state, to load another one into it.
+                return False
             raise RuntimeError(
                 'l2_sp.by_hand=True, but Rollback.add_l2_sp() was not called before this step: call it after the '
                 'backward pass and before gradients are clipped, or leave by_hand away'
@@ -151,13 +167,18 @@ class Penalty:
         self._added = False
 
 
+def _steps_nowhere(optimizer: Optimizer) -> bool:
+    rates = [group.get('lr') for group in optimizer.param_groups]
+    return not any(rate is None or (isinstance(rate, Tensor) and rate.device.type != 'cpu') or rate for rate in rates)
+
+
 @torch.no_grad()
 def _add_distance(batches: Sequence[Batch], alpha: float, scale: float | Tensor) -> None:
     """g <- g + scale alpha (theta - theta_0).
 
     Args:
         batches: Parameters with their theta_0.
-        alpha: The strength.
+        alpha: The strength; below 0 where the optimizer goes along the gradients.
         scale: What the gradients are scaled by: a number, or a tensor of one element.
     """
     for batch in batches:

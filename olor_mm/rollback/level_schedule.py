@@ -85,7 +85,8 @@ class Ramp:
         """
         if self.by_epoch and epoch_length is None:
             raise ValueError(
-                f'{_OPTION}.by_epoch=True, but it is not known how long an epoch is: give steps, with by_epoch=False'
+                f'{_OPTION}.by_epoch=True, but it is not known how long an epoch is, as in runs that count iterations '
+                '(max_iters): give steps, with by_epoch=False'
             )
         unit = (epoch_length or 1.0) if self.by_epoch else 1.0
         begin, end = self.begin * unit, None if self.end is None else self.end * unit

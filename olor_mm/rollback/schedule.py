@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .anchor import INITIAL_LR_KEY
 
-__all__ = ['lr_ratio']
+__all__ = ['descents', 'lr_ratio']
 
 
 def lr_ratio(group: dict[str, Any]) -> float | Tensor:
@@ -35,6 +36,11 @@ def lr_ratio(group: dict[str, Any]) -> float | Tensor:
             )
     initial = float(initial)
     return lr / initial if initial > 0 else 0.0
+
+
+def descents(optimizer: Optimizer) -> list[float]:
+    """Of each parameter group 1, or -1 where ``maximize=True`` lets steps go along the gradients."""
+    return [-1.0 if group.get('maximize') else 1.0 for group in optimizer.param_groups]
 
 
 def _ratio_on_device(group: dict[str, Any], lr: Tensor) -> Tensor:

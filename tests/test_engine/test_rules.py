@@ -1,8 +1,10 @@
 """Rules, L2-SP and schedules of the level in a run: what the config says is what happens, and it resumes exactly."""
 
 import copy
+import gc
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -128,6 +130,36 @@ def test_the_level_is_in_the_log_and_follows_its_schedule(tmp_path):
         assert level == pytest.approx(0.5 * factor)
     assert len(found) == 9
     assert 'train/rollback/level' not in MessageHub.get_instance(runner.experiment_name).state_dict()['log_scalars']
+
+
+@pytest.mark.parametrize('loop', [{'by_epoch': False}, {'type': 'IterBasedTrainLoop'}])
+def test_epochs_in_a_run_that_counts_iterations_are_an_error(loop, tmp_path):
+    """MMEngine takes such a run for a single epoch: a warm-up of two would end after twice the run."""
+    schedule = {'type': 'warmup', 'by_epoch': True, 'end': 2}
+    config = toy_config(tmp_path, by_epoch=False, rollback={'max_level': 0.5, 'level_schedule': schedule})
+    config.train_cfg = {**loop, 'max_iters': 18}
+    with pytest.raises(ValueError, match=r'level_schedule\.by_epoch=True, but .* runs that count iterations'):
+        make_runner(config).train()
+
+
+def test_an_only_epoch_is_one(tmp_path):
+    schedule = {'type': 'warmup', 'by_epoch': True, 'end': 0.5}
+    config = toy_config(tmp_path, rollback={'max_level': 0.5, 'level_schedule': schedule})
+    config.train_cfg.max_epochs = 1
+    runner = make_runner(config)
+    runner.train()
+    assert [runner.optim_wrapper.rollback_session.pace(i) for i in (0, 1, 3, 5)] == pytest.approx([0, 1 / 3, 1, 1])
+
+
+@pytest.mark.parametrize('schedule', ['lr', 'warmup'])
+def test_a_run_that_is_over_is_freed(schedule, tmp_path):
+    """MMEngine's message hubs, which hold what is logged, live as long as the process."""
+    runner = make_runner(toy_config(tmp_path, rollback={'max_level': 0.5, 'level_schedule': schedule}))
+    runner.train()
+    held = weakref.ref(runner.model)
+    del runner
+    gc.collect()
+    assert held() is None
 
 
 def test_by_epoch_without_a_run_is_an_error():

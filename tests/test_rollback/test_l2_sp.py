@@ -1,5 +1,6 @@
 """L2-SP is the loss term, by autograd, and shares theta_0 with the rollback."""
 
+import copy
 import math
 
 import pytest
@@ -178,6 +179,75 @@ def test_frozen_and_new_parameters_are_left_alone_without_beta():
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), start, strict=True))
     assert net.side.weight.grad is None
     assert net.head.weight.grad is None
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+@pytest.mark.parametrize('by_hand', [False, True])
+def test_new_parameters_have_their_penalty_also_in_a_step_of_theirs_alone(by_hand, frozen):
+    """As in the first epochs of a run that unfreezes its backbone later."""
+    net = Net(torch.float64)
+    for p in net.old:
+        p.requires_grad_(not frozen)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    rollback = Rollback(optimizer, dict.fromkeys(net.old, 0.0), l2_sp=L2SP(ALPHA, BETA, by_hand))
+    start = [p.detach().clone() for p in net.parameters()]
+    for p in net.head.parameters():
+        p.grad = torch.zeros_like(p)
+    if by_hand:
+        rollback.add_l2_sp()
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(net.old, start, strict=False))
+    for p, q in zip(net.head.parameters(), start[4:], strict=True):
+        torch.testing.assert_close(p.detach(), q * (1 - BETA))
+
+
+@pytest.mark.parametrize('scaled', [False, True])
+def test_what_is_maximised_is_less_the_penalty(scaled):
+    """Groups that go along their gradients, beside others."""
+    nets = [Net(torch.float64) for _ in range(2)]
+    for net, maximize in zip(nets, (False, True), strict=True):
+        groups = [{'params': net.old}, {'params': [net.head.weight], 'maximize': maximize}, {'params': [net.head.bias]}]
+        groups[0]['maximize'] = maximize
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        rollback = Rollback(optimizer, dict.fromkeys(net.old, 0.0), l2_sp=L2SP(ALPHA, BETA, by_hand=True))
+        for i in range(4):
+            optimizer.zero_grad()
+            net.loss(i).backward()
+            flipped = [*net.old, net.head.weight] if maximize else []
+            for p in flipped:
+                p.grad = None if p.grad is None else -p.grad
+            rollback.add_l2_sp(torch.ones(()) if scaled else 1.0)
+            optimizer.step()
+    check(*nets, torch.float64)
+
+
+def test_a_distributed_checkpoint_is_loaded_also_where_it_is_added_by_hand():
+    """torch makes an optimizer have a state by a step at a learning rate of 0."""
+    state_dict = pytest.importorskip('torch.distributed.checkpoint.state_dict')
+    if not hasattr(state_dict, 'set_optimizer_state_dict'):
+        pytest.skip('torch has no functions for state dicts yet')
+
+    def start():
+        net = Net(torch.float64)
+        optimizer = build('Adam', net)
+        return net, optimizer, Rollback(optimizer, dict.fromkeys(net.old, 0.1), l2_sp=L2SP(ALPHA, BETA, by_hand=True))
+
+    def train(net, optimizer, rollback, steps):
+        for i in steps:
+            optimizer.zero_grad()
+            net.loss(i).backward()
+            rollback.add_l2_sp()
+            optimizer.step()
+
+    straight, resumed = start(), start()
+    train(*straight, range(2))
+    net, optimizer, _ = resumed
+    net.load_state_dict(straight[0].state_dict())
+    saved = copy.deepcopy(state_dict.get_optimizer_state_dict(*straight[:2]))
+    state_dict.set_optimizer_state_dict(net, optimizer, saved)
+    train(*straight, range(2, 4))
+    train(*resumed, range(2, 4))
+    assert all(torch.equal(p, q) for p, q in zip(straight[0].parameters(), net.parameters(), strict=True))
 
 
 @pytest.mark.parametrize('rule', ['spd', 'projection'])

@@ -141,6 +141,25 @@ def test_a_resumed_run_equals_one_that_never_stopped(rule, dtype, tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(straight, resumed, strict=True))
 
 
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_spd_goes_by_the_direction_of_the_step(name):
+    """With maximize=True that is the gradient's."""
+    results = []
+    for maximize in (False, True):
+        params = make([(5, 4), (7,)])
+        groups = [{'params': params[:1], 'maximize': maximize}, {'params': params[1:]}]
+        optimizer = getattr(torch.optim, name)(groups, **OPTIMIZERS[name])
+        Rollback(optimizer, dict.fromkeys(params, 0.7), rule='spd')
+        for step in range(6):
+            gradients(params, step)
+            if maximize:
+                params[0].grad.neg_()
+            optimizer.step()
+        results.append(params)
+    for p, q in zip(*results, strict=True):
+        torch.testing.assert_close(p, q)
+
+
 def test_tensors_of_a_layer_share_a_ball_also_without_a_gradient():
     params = make([(3, 3), (3,), (4,)])
     theta_0 = [p.detach().clone() for p in params]
@@ -196,12 +215,12 @@ def test_a_step_that_the_device_skips_changes_nothing(rule):
     rollback = Rollback(optimizer, dict.fromkeys(params, 0.2), rule=rule)
     train(optimizer, params, range(2))
     batches = rollback._plan()
-    rollback._ruling.before(batches)
+    rollback._ruling.before(batches, [1.0])
     with torch.no_grad():
         params[0].add_(1.0)
     for skipped, expected in ((torch.ones(1), 0.0), (torch.zeros(1), None)):
         (strengths,) = rollback._ruling.after(batches, rollback.pace.ratios(), skipped)
-        rollback._ruling.before(batches)
+        rollback._ruling.before(batches, [1.0])
         assert expected is None or strengths.tolist() == [0.0, 0.0]
     assert rule != 'projection' or strengths[0] > 0
 

@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 
+from olor_mm.rollback import single_pass
 from olor_mm.rollback.anchor import ANCHOR_KEY
 from olor_mm.rollback.single_pass import Plan
 
@@ -158,3 +159,16 @@ def test_a_plan_does_not_outlive_its_batch():
     run.optimizer.step()
     gc.collect()
     assert all(ref() is None for ref in before)
+
+
+def test_a_capture_that_begins_later_is_seen(monkeypatch):
+    """A graph would do each step again with the numbers of the one that was captured."""
+    run, other = Run('SGD', 'single_pass'), Run('SGD', 'foreach')
+    run.step(3)
+    taken = []
+    monkeypatch.setattr(single_pass, '_is_captured', lambda batch: True)
+    monkeypatch.setattr(single_pass.SinglePass, '_take', lambda self, *args: taken.append(args))
+    run.step(2)
+    other.step(5)
+    assert not taken
+    run.assert_like(other, rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ from .updates import adam_scalars, refusal, refusal_of_group, sgd_scalars, state
 
 __all__ = ['SinglePass', 'tell_refusal']
 
+_CAPTURED = 'a CUDA graph is being captured'
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +74,10 @@ class SinglePass:
             self.say(reason)
         left = []
         for batch in batches:
+            if _is_captured(batch):
+                self.say(_CAPTURED)
+                left.append(batch)
+                continue
             plan = self._plans.get(batch)
             if plan is None or not plan.holds(self._optimizer, batch, ratios, reasons):
                 plan = self._plans[batch] = self._plan(batch, ratios, reasons)
@@ -199,9 +204,12 @@ def _refusal_of(batch: Batch) -> str | None:
         return 'parameters are sharded or not dense'
     if param.dtype not in (torch.float32, torch.float64):
         return f'parameters are {param.dtype}'
-    if param.device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-        return 'a CUDA graph is being captured'
     return None
+
+
+def _is_captured(batch: Batch) -> bool:
+    """Whether what is done now would be done again with the numbers of this step."""
+    return batch.params[0].device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
 
 
 def _increment_versions(params: list[Tensor]) -> None:
