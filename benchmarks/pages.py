@@ -38,7 +38,7 @@ def result(name: str) -> dict[str, Any] | None:
     return found if 'device' in found else None
 
 
-def _block(name: str, device: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str | None]:
+def _block(name: str, device: str, make: Callable[[Mapping[str, Any]], str | None]) -> Callable[[], str | None]:
     def text() -> str | None:
         found = result(f'{name}_{device}')
         return None if found is None else make(found)
@@ -92,6 +92,8 @@ BLOCKS: dict[str, Callable[[], str | None]] = {
     'step, targets on a GPU': _block('step', 'cuda', tables.targets),
     'step, CPU': _block('step', 'cpu', _details),
     'step, GPU': _block('step', 'cuda', _details),
+    'step, rules on the CPU': _block('step', 'cpu', tables.rules),
+    'step, rules on a GPU': _block('step', 'cuda', tables.rules),
     'growth, CPU': _block('growth', 'cpu', growth.page),
     'growth, GPU': _block('growth', 'cuda', growth.page),
     'dtl memory, CPU': _block('dtl_memory', 'cpu', dtl_memory.page),

@@ -11,6 +11,8 @@ LABELS = {
     'rollback foreach': 'fused + rollback, `foreach` (default)',
     'rollback single_tensor': 'fused + rollback, `single_tensor`',
     'rollback single_pass': 'fused + rollback, `single_pass`',
+    'spd': 'fused + SPD (`rule`)',
+    'projection': 'fused + projection (`rule`)',
     'bare addition': 'fused + a bare addition',
     'paper loop': "the paper's algorithm, a loop",
     'L2-SP': 'fused + L2-SP in the loss',

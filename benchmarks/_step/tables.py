@@ -109,6 +109,21 @@ def _summary_cell(result: Mapping[str, Any] | None, name: str, kind: str, varian
     return f'{found["variants"][variant]["ratio"][1]:.2f}{noisy}'
 
 
+def rules(result: Mapping[str, Any]) -> str | None:
+    """What the relatives of the rollback cost beside it, with AdamW; None where they were not measured."""
+    rows = []
+    for name, part in result['sets'].items():
+        variants = part['optimizers'].get('AdamW', {}).get('variants', {})
+        if 'spd' not in variants:
+            return None
+        for key in ('fused', 'rollback foreach', 'spd', 'projection'):
+            cells = _cells(key, variants[key], part['about'])
+            rows.append([name, _label('AdamW', key, variants[key]), cells[0], cells[2], *cells[4:5], *cells[7:]])
+    each = 'kernels' if result['device'] == 'cuda' else 'operators'
+    header = ['parameters', 'step', 'ms', 'ratio (quartiles)', 'bytes', each, 'memory in the step', 'state besides']
+    return '\n\n'.join([table(rows, header), described(result['machine'])])
+
+
 def page(result: Mapping[str, Any]) -> str:
     """All of it, as it is saved beside the JSON."""
     parts = [targets(result), noise(result), bandwidth(result)]

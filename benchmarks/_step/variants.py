@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, tuple[dict[str, Any], int]] = {
     'Adam': ({}, 28),
     'SGD': ({'momentum': 0.9}, 20),
 }
+#: Relatives of the rollback, whose strength depends on the step itself.
+RULES = ('spd', 'projection')
 FORMS = {'fused': {'fused': True}, 'foreach': {'foreach': True}, 'for-loop': {'foreach': False}}
 #: Bytes more for a parameter that a pull of its own, or one within the step, moves.
 APART, WITHIN = 12, 4
@@ -58,7 +60,8 @@ def names(kind: str) -> list[str]:
     """All variants of an optimizer, the base that they are compared with first."""
     rollbacks = [f'rollback {form}' for form in ('foreach', 'single_tensor', 'single_pass')]
     rest = ['bare addition', 'paper loop', 'L2-SP']
-    return ['fused', 'fused again', 'foreach', 'for-loop', *rollbacks, *rest, *(['EMA'] if kind == 'AdamW' else [])]
+    once = [*RULES, 'EMA'] if kind == 'AdamW' else []
+    return ['fused', 'fused again', 'foreach', 'for-loop', *rollbacks, *rest, *once]
 
 
 def build(kind: str, name: str, data: ParameterSet) -> Variant:
@@ -72,6 +75,10 @@ def build(kind: str, name: str, data: ParameterSet) -> Variant:
     if name.startswith('rollback '):
         return _rollback(optimizer, name.removeprefix('rollback '), data, size)
     variant = Variant(optimizer.step, optimizer, moved=size)
+    if name in RULES:
+        # Of a projection the levels are radii; how long it takes does not depend on them.
+        Rollback(optimizer, data.levels, anchor=data.anchors, rule=name)
+        variant = Variant(optimizer.step, optimizer)
     if name == 'bare addition':
         variant = Variant(_bare(optimizer, data), optimizer, list(data.anchors.values()), size + apart)
     elif name == 'L2-SP':

@@ -139,7 +139,7 @@ def test_it_measures_every_variant(run):
     result = json.loads((folder / 'step_cpu.json').read_text())
     assert {'device', 'torch', 'olor_mm'} <= result['machine'].keys()
     optimizers = result['sets']['ViT-B classifier']['optimizers']
-    assert {kind: len(found['variants']) for kind, found in optimizers.items()} == {'AdamW': 11, 'Adam': 10, 'SGD': 10}
+    assert {kind: len(found['variants']) for kind, found in optimizers.items()} == {'AdamW': 13, 'Adam': 10, 'SGD': 10}
     weights = 4 * result['sets']['ViT-B classifier']['about']['pulled']
     for found in optimizers.values():
         assert isinstance(found['noise']['too noisy'], bool)
@@ -147,7 +147,7 @@ def test_it_measures_every_variant(run):
             assert len(values['seconds']) == 4
             assert all(math.isfinite(value) and value > 0 for value in values['seconds'])
             assert values['launches'] > 0
-            kept = name.startswith('rollback') or name in ('bare addition', 'paper loop', 'L2-SP')
+            kept = name.startswith('rollback') or name in ('bare addition', 'paper loop', 'L2-SP', 'spd', 'projection')
             assert values['state bytes'] == (weights if kept else 0) or name == 'EMA'
     assert len(result['targets']) == 3 * 4 + 2
     assert (folder / 'step_cpu.md').read_text() in printed
