@@ -51,6 +51,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(str(path))
     except (FileNotFoundError, SyntaxError) as error:
         raise InputError(f'the config {path} cannot be read', str(error)) from error
+    except TypeError as error:
+        # MMEngine's word for a dict on something that is none; other mistakes in the file keep their traceback.
+        if 'base' not in str(error):
+            raise
+        raise InputError(f'the config {path} does not fit its _base_', str(error)) from error
     except ImportError as error:
         raise InputError(f'the config {path} needs a package that cannot be imported', _import_reason(error)) from error
     options = args.cfg_options or {}

@@ -58,6 +58,10 @@ def test_missing_config(fails: Callable[..., str], tmp_path: Path) -> None:
     [
         ("_base_ = ['gone.py']", 'gone.py'),
         ('model = dict(', 'cannot be read'),
+        (
+            "_base_ = [__import__('olor_mm').cfg('olor_maskrcnn_convnext')]\nmodel = dict(neck='FPN', type=dict(a=1))",
+            'does not fit its _base_',
+        ),
         ("custom_imports = dict(imports=['no_such_package'], allow_failed_imports=False)", 'no_such_package'),
         ("default_scope = 'no_such_toolbox'", 'no_such_toolbox'),
     ],
