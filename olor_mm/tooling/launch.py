@@ -28,11 +28,13 @@ from .data_checks import check_data
 from .data_root import move_data_root
 from .distributed import adopt_ranks, prepare_launch, require_accelerator
 from .errors import InputError, say
+from .missed_validation import MissedValidationHook
 from .names import check_names
 from .options import test_parser, train_parser
 from .pretrained import check_vit_names, replace_pretrained
 from .resume import Alert, overwritten
 from .run_checkpoint import check_run_checkpoint
+from .run_facts import RunFactsHook
 from .signals import Terminated, terminable
 from .strategies import check_strategy
 from .weights import check_file, check_weights
@@ -76,6 +78,8 @@ def train(argv: Sequence[str]) -> None:
         # A new run of the config in the work dir starts from the same files as this one did.
         runner.cfg.model = model
         runner.dump_config()
+    runner.register_hook(RunFactsHook())
+    runner.register_hook(MissedValidationHook())
     try:
         with terminable(last_words=lambda: say(_how_to_resume(cfg, argv, 'terminated'))):
             runner.train()
