@@ -1,1 +1,33 @@
-"""What was kept: metrics of forgetting and calibration, pure functions and MMEngine METRICS around them."""
+"""What was kept: figures of forgetting and calibration. Pure functions need torch alone; the METRICS need MMEngine."""
+
+from importlib.util import find_spec as _find_spec
+
+from .ausuc import AUSUCCurve, ausuc, ausuc_curve, margin_curve
+from .continual import a_avg, a_last, backward_transfer, forgetting
+from .knn import KNNBank, knn_accuracy
+from .ncm import class_means, ncm_accuracy, ncm_scores
+from .seen_unseen import Margins, margin_accuracies, seen_unseen_accuracies
+
+__all__ = [
+    'AUSUCCurve',
+    'KNNBank',
+    'Margins',
+    'a_avg',
+    'a_last',
+    'ausuc',
+    'ausuc_curve',
+    'backward_transfer',
+    'class_means',
+    'forgetting',
+    'knn_accuracy',
+    'margin_accuracies',
+    'margin_curve',
+    'ncm_accuracy',
+    'ncm_scores',
+    'seen_unseen_accuracies',
+]
+
+if _find_spec('mmengine') is not None:
+    from .features import extract_features, extract_logits
+
+    __all__ += ['extract_features', 'extract_logits']
