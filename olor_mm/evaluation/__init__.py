@@ -29,5 +29,6 @@ __all__ = [
 
 if _find_spec('mmengine') is not None:
     from .features import extract_features, extract_logits
+    from .task_accuracy import TaskAccuracy
 
-    __all__ += ['extract_features', 'extract_logits']
+    __all__ += ['TaskAccuracy', 'extract_features', 'extract_logits']

@@ -95,13 +95,18 @@ def build_method(cfg: object) -> Method:
     if found is None:
         known = sorted(METHODS.module_dict)
         raise ValueError(f'model.method: there is no method {kind!r}{_alike(str(kind), known)}; there are: {known}')
-    known = [name for name in inspect.signature(found).parameters if name not in ('args', 'kwargs')]
+    signature = inspect.signature(found)
+    known = [name for name in signature.parameters if name not in ('args', 'kwargs')]
     for option in options:
         if option not in known:
             raise ValueError(
                 f'model.method: {type_name(kind)} has no option {option!r}{_alike(option, known)}; it has: '
                 f'{", ".join(known)}'
             )
+    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name in known]
+    missing = [name for name in missing if name not in options]
+    if missing:
+        raise ValueError(f'model.method: {type_name(kind)} needs {missing[0]}: set model.method.{missing[0]}')
     made: Method = found(**options)
     return made
 
@@ -150,5 +155,6 @@ def matches(patterns: Iterable[re.Pattern[str]], name: str) -> bool:
 
 
 def _alike(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f', did you mean {near[0]!r}?' if near else ''
+    folded = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), folded, n=1)
+    return f', did you mean {folded[near[0]]!r}?' if near else ''

@@ -169,6 +169,8 @@ WRONG = {
     'no such method': ({'method': 'Lineer'}, "no method 'Lineer', did you mean 'Linear'"),
     'no such option': ({'method': {'type': 'TopK', 'kk': 3}}, "no option 'kk', did you mean 'k'.*it has: k, part"),
     'no type': ({'method': {'k': 3}}, 'must be a dict with a type'),
+    'in other letters': ({'method': 'Lora'}, "no method 'Lora', did you mean 'LoRA'"),
+    'an option missing': ({'method': {'type': 'TopK'}}, 'TopK needs k: set model.method.k'),
     'no methods': ({'method': []}, 'names no method'),
     'not a method': ({'method': 3}, 'must be a dict with a type'),
     'no such part': ({'method': {'type': 'Linear', 'part': 'bakbone'}}, "part='bakbone': NoisyModel has no 'bakbone'"),

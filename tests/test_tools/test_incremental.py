@@ -63,7 +63,7 @@ class Plain:
         self.scaling, self.seed = scaling, seed
         generator = torch.Generator().manual_seed(3)
         self.backbone = [torch.randn(DIM, 48, generator=generator) * 0.2, torch.zeros(DIM)]
-        self.heads, self.means, self.covariances, self.accuracies = [], {}, {}, []
+        self.heads, self.means, self.covariances, self.accuracies, self.matrix = [], {}, {}, [], []
         for task in range(len(sizes)):
             self.learn(task)
             self.count(task)
@@ -149,6 +149,8 @@ class Plain:
         z = torch.cat([(1 + factor * (task - t)) * f @ w.T + b for t, (w, b) in enumerate(heads)], 1)
         found = torch.tensor(seen)[z.argmax(1)]
         self.accuracies.append(100 * float((found == labels).double().mean()))
+        of = [torch.tensor([int(label) in self.tasks[t] for label in labels]) for t in range(task + 1)]
+        self.matrix.append([100 * float((found == labels)[chosen].double().mean()) for chosen in of])
         self.aligned = heads
 
 
@@ -161,6 +163,11 @@ def test_a_run_is_the_plain_loop(scaling, tmp_path, capsys):
     assert [task['accuracy'] for task in found['tasks']] == pytest.approx(plain.accuracies, abs=1e-4)
     assert found['A_last'] == pytest.approx(plain.accuracies[-1], abs=1e-4)
     assert found['A_avg'] == pytest.approx(sum(plain.accuracies) / 3, abs=1e-4)
+    for row, wanted in zip(found['matrix'], plain.matrix, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-4)
+    (zero, _), (first, own), last = plain.matrix[0] + [None], plain.matrix[1], plain.matrix[2]
+    assert found['forgetting'] == pytest.approx((max(zero, first) - last[0] + own - last[1]) / 2, abs=1e-4)
+    assert found['backward_transfer'] == pytest.approx((last[0] - zero + last[1] - own) / 2, abs=1e-4)
     assert f'A_last {plain.accuracies[-1]:.2f}, A_avg {sum(plain.accuracies) / 3:.2f}' in table
     assert table.endswith((root / 'results.md').read_text())
     assert [task['classes'] for task in found['tasks']] == plain.tasks

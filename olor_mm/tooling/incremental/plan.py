@@ -30,6 +30,7 @@ __all__ = [
 
 _HEAD = 'olor_mm.IncrementalClsHead'
 _SUBSET = 'olor_mm.ClassSubset'
+_EACH_TASK = 'olor_mm.TaskAccuracy'
 _ANCHORS = ('task', 'pretrained')
 #: Data sets of MMEngine that show an image more often than once.
 _REPEATING = ('RepeatDataset', 'ClassBalancedDataset')
@@ -164,6 +165,7 @@ def task_config(cfg: Config, settings: IncrementalSettings, task: int, root: Pat
         loader = cfg.get(f'{key}_dataloader')
         if loader is not None:
             loader.dataset = ConfigDict(type=_SUBSET, dataset=loader.dataset, classes=list(labels))
+    cfg.test_evaluator = _with_each_task(cfg.test_evaluator, split.record())
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is not None:
         # Each task draws its own order of images, and initial values of its own.
@@ -171,6 +173,14 @@ def task_config(cfg: Config, settings: IncrementalSettings, task: int, root: Pat
     if task and settings.olor_anchor == 'pretrained':
         cfg.optim_wrapper.rollback.anchor = str(root / 'start.pth')
     return cfg
+
+
+def _with_each_task(evaluator: Any, tasks: Sequence[Sequence[int]]) -> Any:
+    """A config's evaluator that tells the accuracy on each task too."""
+    own = ConfigDict(type=_EACH_TASK, tasks=tasks)
+    if isinstance(evaluator, Mapping) and 'metrics' in evaluator:
+        return ConfigDict({**evaluator, 'metrics': _with_each_task(evaluator['metrics'], tasks)})
+    return [*evaluator, own] if isinstance(evaluator, (list, tuple)) else [evaluator, own]
 
 
 def forget_pretrained(cfg: Config) -> None:

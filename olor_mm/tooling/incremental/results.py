@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.replacing import PART, put_in_place
+from ...evaluation.continual import backward_transfer, forgetting
 from ...models.incremental import TaskSplit
 from ..errors import InputError
 from .plan import task_dir, task_file
@@ -108,20 +109,42 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def summary(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """A_last, the accuracy after the last task, and A_avg, the mean of those after each, with all tasks."""
+    """What a run gave.
+
+    Returns:
+        'A_last', the accuracy after the last task; 'A_avg', the mean of those after each; 'forgetting' and
+        'backward_transfer', None with one task; 'matrix', the accuracies on each task after each; 'tasks'.
+    """
     accuracies = [result.accuracy for result in results]
+    matrix = [row for row in map(each_task, results) if row]
+    several = len(matrix) == len(results) > 1
     return {
         'A_last': accuracies[-1],
         'A_avg': sum(accuracies) / len(accuracies),
+        'forgetting': forgetting(matrix) if several else None,
+        'backward_transfer': backward_transfer(matrix) if several else None,
+        'matrix': matrix,
         'tasks': [asdict(result) for result in results],
     }
 
 
+def each_task(result: TaskResult) -> list[float]:
+    """The accuracy on each task so far, %; empty where it was not measured."""
+    row = [result.metrics.get(f'accuracy/task_{number}') for number in range(result.task + 1)]
+    return [value for value in row if value is not None] if None not in row else []
+
+
 def markdown(results: Sequence[TaskResult]) -> str:
     """The table of a run."""
-    rows = ['| task | new classes | classes seen | top-1 over them, % | mean so far, % |', '|---|---|---|---|---|']
+    header = ['task', 'new classes', 'classes seen', 'top-1 over them, %', 'mean so far, %', 'on each task, %']
+    rows = [f'| {" | ".join(header)} |', '|' + '---|' * len(header)]
     for number, result in enumerate(results, start=1):
         mean = sum(each.accuracy for each in results[:number]) / number
-        rows.append(f'| {number} | {len(result.classes)} | {result.num_seen} | {result.accuracy:.2f} | {mean:.2f} |')
+        apart = ', '.join(f'{value:.1f}' for value in each_task(result)) or '-'
+        cells = [str(number), str(len(result.classes)), str(result.num_seen), f'{result.accuracy:.2f}', f'{mean:.2f}']
+        rows.append(f'| {" | ".join([*cells, apart])} |')
     found = summary(results)
-    return '\n'.join([*rows, '', f'A_last {found["A_last"]:.2f}, A_avg {found["A_avg"]:.2f}'])
+    last = f'A_last {found["A_last"]:.2f}, A_avg {found["A_avg"]:.2f}'
+    if found['forgetting'] is not None:
+        last += f', forgetting {found["forgetting"]:.2f}, backward transfer {found["backward_transfer"]:.2f}'
+    return '\n'.join([*rows, '', last])
