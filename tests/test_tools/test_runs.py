@@ -345,28 +345,44 @@ def train_line(step, **values):
     return {'loss': 1 / step, 'time': 0.1 * step, 'iter': step, 'step': step, **values}
 
 
+#: The last of a training, with what a hook logged after it.
+NEW = '\n'.join(
+    map(
+        json.dumps,
+        [
+            {'map': 2.5, 'other/loss': 6.0, 'time': 1, 'step': 2},
+            {'rollback/discrepancy/000_stem': 0.75, 'step': 20},
+            {'map': 2.5, 'other/loss': 6.0, 'time': 1, 'step': 3},
+        ],
+    )
+)
+
+
 def test_read_run(tmp_path):
     write_scalars(
         tmp_path,
         '20260101_000000',
         train_line(10, memory=100),
         {'map': 1.0, 'other/loss': 5.0, 'time': 1, 'step': 1},
+        {'rollback/discrepancy/000_stem': 0.25, 'step': 10},
+        {'rollback/discrepancy/000_stem': 0.5, 'step': 20},
         train_line(20, memory=300),
         {'map': 3.0, 'other/loss': 4.0, 'time': 1, 'step': 2},
         train_line(30),
         '{"loss": 1, "it',
     )
     # Resumed from epoch 1.
-    write_scalars(tmp_path, '20260102_000000', train_line(20, loss=7), {'map': 2.5, 'other/loss': 6.0, 'step': 2})
+    write_scalars(tmp_path, '20260102_000000', train_line(20, loss=7), NEW)
     write_scalars(tmp_path, '20260103_000000')
     found = read_run(tmp_path)
-    assert [(each['step'], each['map']) for each in found.validations] == [(1, 1), (2, 2.5)]
+    assert [(each['step'], each['map']) for each in found.validations] == [(1, 1), (2, 2.5), (3, 2.5)]
+    assert found.curves['rollback/discrepancy/000_stem'] == [(10, 0.25), (20, 0.75)]
     assert found.curves['loss'] == [(10, 0.1), (20, 7)]
     assert found.seconds_per_iter == pytest.approx(1.5)
     assert (found.memory, found.memory_of) == (100, 'GPU')
     assert found.metric == 'map'
     assert found.last['map'] == 2.5
-    assert found.best()['map'] == 2.5
+    assert (found.best()['map'], found.best()['step']) == (2.5, 2)
     assert found.best('other/loss')['step'] == 1
     assert found.best('map', 'less')['step'] == 1
     assert not found.in_train

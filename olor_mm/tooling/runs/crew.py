@@ -145,7 +145,7 @@ class Crew:
         self._active.append(active)
         active.validations = len(read_run(run.work_dir).validations)
         record.state = 'started'
-        record.sessions.append({'began': child.began, 'argv': argv})
+        record.sessions.append({'began': child.began, 'argv': argv, 'side_by_side': len(self._environs)})
         write_record(run.work_dir, record)
         where = f' on GPU {own["CUDA_VISIBLE_DEVICES"]}' if own.get('CUDA_VISIBLE_DEVICES') else ''
         self._display.say(f'{run.name} {"goes on" if resumed else "begins"}{where}; log: {child.log}')

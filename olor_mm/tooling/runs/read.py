@@ -125,18 +125,18 @@ def read_run(work_dir: str | Path) -> RunResult:
         raise InputError('the work dir of a run is missing', f'looked for: {root.absolute()}')
     validations: list[dict[str, float]] = []
     training: list[dict[str, float]] = []
+    # What hooks log by themselves, such as the distance of each layer from theta_0.
+    others: list[dict[str, float]] = []
     in_train = False
     for session in sorted(root.glob('*/vis_data')):
         lines = [*_lines(session / 'scalars.json')]
-        for known, mine in (
-            (training, [line for line in lines if _is_training(line)]),
-            (validations, [line for line in lines if not _is_training(line)]),
-        ):
+        for known, kind in ((training, 'train'), (validations, 'val'), (others, 'other')):
+            mine = [line for line in lines if _kind(line) == kind]
             if mine:
                 # An earlier session may have gone farther than its last checkpoint.
                 first = mine[0]['step']
                 known[:] = [each for each in known if each['step'] < first] + mine
-        in_train = _is_training(lines[-1]) if lines else in_train
+        in_train = _kind(lines[-1]) != 'val' if lines else in_train
     facts = _facts(root)
     memory = [line['memory'] for line in [*training, *validations] if 'memory' in line]
     process = [fact['peak'] for fact in facts if fact.get('peak')]
@@ -147,7 +147,7 @@ def read_run(work_dir: str | Path) -> RunResult:
     return RunResult(
         work_dir=root,
         validations=validations,
-        curves=_curves(training),
+        curves=_curves([*training, *others]),
         seconds_per_iter=seconds,
         memory=max(memory) if memory else max(process, default=None),
         memory_of='GPU' if memory else 'process' if process else None,
@@ -159,8 +159,11 @@ def read_run(work_dir: str | Path) -> RunResult:
     )
 
 
-def _is_training(line: Mapping[str, float]) -> bool:
-    return 'iter' in line
+def _kind(line: Mapping[str, float]) -> str:
+    """Whether a record is of the training or of a validation: MMEngine times both, and counts iterations in one."""
+    if 'iter' in line:
+        return 'train'
+    return 'val' if 'time' in line else 'other'
 
 
 def _lines(file: Path) -> Iterator[dict[str, float]]:
