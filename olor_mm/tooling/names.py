@@ -88,14 +88,12 @@ def _not_ours(name: str) -> list[str] | None:
     if any(find(each, name) is not None for each in _PARTS):
         return None
     near = _alike(name, *_PARTS)
-    if near:
-        return near
     try:
         # Data sets come last: to import them takes mmpretrain, and seconds.
         import_module('olor_mm.datasets')
     except ImportError:
-        return None
-    return None if find(registry.DATASETS, name) is not None else _alike(name, registry.DATASETS)
+        return near or None
+    return None if find(registry.DATASETS, name) is not None else near or _alike(name, registry.DATASETS)
 
 
 def _alike(name: str, *registries: Registry) -> list[str]:
