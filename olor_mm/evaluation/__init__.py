@@ -3,6 +3,7 @@
 from importlib.util import find_spec as _find_spec
 
 from .ausuc import AUSUCCurve, ausuc, ausuc_curve, margin_curve
+from .calibration import BestGamma, alg_gamma, best_gamma, pcv_fold, pcv_gamma
 from .continual import a_avg, a_last, backward_transfer, forgetting
 from .knn import KNNBank, knn_accuracy
 from .ncm import class_means, ncm_accuracy, ncm_scores
@@ -10,13 +11,16 @@ from .seen_unseen import Margins, margin_accuracies, seen_unseen_accuracies
 
 __all__ = [
     'AUSUCCurve',
+    'BestGamma',
     'KNNBank',
     'Margins',
     'a_avg',
     'a_last',
+    'alg_gamma',
     'ausuc',
     'ausuc_curve',
     'backward_transfer',
+    'best_gamma',
     'class_means',
     'forgetting',
     'knn_accuracy',
@@ -24,6 +28,8 @@ __all__ = [
     'margin_curve',
     'ncm_accuracy',
     'ncm_scores',
+    'pcv_fold',
+    'pcv_gamma',
     'seen_unseen_accuracies',
 ]
 
