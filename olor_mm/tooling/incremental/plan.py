@@ -16,6 +16,7 @@ from ...models.incremental import Alignment, TaskSplit
 from ...registry import type_name
 from .. import launch
 from ..errors import InputError
+from ..loaders import in_order, retold, transforms_of_test
 from ..weights import is_pretrained
 
 __all__ = [
@@ -32,8 +33,6 @@ _HEAD = 'olor_mm.IncrementalClsHead'
 _SUBSET = 'olor_mm.ClassSubset'
 _EACH_TASK = 'olor_mm.TaskAccuracy'
 _ANCHORS = ('task', 'pretrained')
-#: Data sets of MMEngine that show an image more often than once.
-_REPEATING = ('RepeatDataset', 'ClassBalancedDataset')
 
 
 @dataclass
@@ -200,40 +199,7 @@ def forget_pretrained(cfg: Config) -> None:
 
 def statistics_loader(cfg: Config) -> ConfigDict:
     """The loader of a task's training images under the transforms of the test; each image once, shared out to ranks."""
-    loader = copy.deepcopy(cfg.test_dataloader)
     data = copy.deepcopy(cfg.train_dataloader.dataset)
-    data.dataset = _retold(data.dataset, _pipeline(cfg.test_dataloader.dataset))
+    data.dataset = retold(data.dataset, transforms_of_test(cfg))
     data.test_mode = True
-    loader.dataset = data
-    loader.sampler = ConfigDict(type='DefaultSampler', shuffle=False, round_up=False)
-    loader.drop_last = False
-    loader.pop('batch_sampler', None)
-    return loader
-
-
-def _pipeline(dataset: Mapping[str, Any]) -> Any:
-    while 'pipeline' not in dataset:
-        inner = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
-        if not isinstance(inner, Mapping):
-            raise InputError(
-                'test_dataloader.dataset has no pipeline, whose transforms the statistics of classes need',
-                'set test_dataloader.dataset.pipeline',
-            )
-        dataset = inner
-    return dataset['pipeline']
-
-
-def _retold(dataset: Any, pipeline: Any) -> Any:
-    """The config of a data set, with another pipeline, and nothing in it twice."""
-    if not isinstance(dataset, Mapping):
-        return dataset
-    if type_name(dataset.get('type')) in _REPEATING:
-        return _retold(dataset['dataset'], pipeline)
-    changed = ConfigDict(copy.deepcopy(dict(dataset)))
-    if 'dataset' in changed:
-        changed['dataset'] = _retold(changed['dataset'], pipeline)
-    elif 'datasets' in changed:
-        changed['datasets'] = [_retold(each, pipeline) for each in changed['datasets']]
-    else:
-        changed['pipeline'] = copy.deepcopy(pipeline)
-    return changed
+    return in_order(cfg.test_dataloader, data)
