@@ -148,10 +148,12 @@ def check_effect(
     _check_sparse(model, covered, where)
     if settings.roots != LOADED:
         _check_shared(model, tuple(settings.roots), where)
-    if settings.rule != 'projection' and settings.penalty is None and not any(levels.values()):
+    trained = [level for p, level in levels.items() if p.requires_grad]
+    if settings.rule != 'projection' and settings.penalty is None and not any(trained):
         raise ValueError(
-            f'{where}: all {len(levels)} tensors there have level 0, for they are in the deepest layer, which gets '
-            f'min_level={settings.min_level!r}: count layers from 0 in layer_map, or give a higher min_level'
+            f'{where}: all {len(trained)} tensors there that are trained have level 0, for they are in the deepest '
+            f'layer, which gets min_level={settings.min_level!r}: count layers from 0 in layer_map, give a higher '
+            'min_level, or train more layers'
         )
     rolled = {p for p, level in levels.items() if (level > 0 or settings.is_on) and p.requires_grad}
     groups = [group for group in optimizer.param_groups if any(p in rolled for p in group['params'])]

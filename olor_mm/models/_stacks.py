@@ -105,11 +105,11 @@ def branch_ends(block: nn.Module) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def silence(block: nn.Module, ends: Collection[str]) -> None:
-    """Set the weights and biases of these layers to zero."""
-    for path in ends:
-        for param in block.get_submodule(path).parameters():
-            param.zero_()
+def silence(block: nn.Module, ends: Collection[str], names: Collection[str] | None = None) -> None:
+    """Set the weights and biases of these layers to zero; with names, those in the state of the block alone."""
+    for name, value in block.state_dict().items():
+        if (names is None or name in names) and any(name.startswith(f'{path}.') for path in ends):
+            value.zero_()
 
 
 @torch.no_grad()

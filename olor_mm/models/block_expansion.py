@@ -1,7 +1,7 @@
 """Block Expansion: new blocks between the frozen ones of a pre-trained model, which do nothing at the start."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -91,8 +91,10 @@ class BlockExpansion(Method):
             blocks: Any = part.get_submodule(stack.path)
             for old, ends in stack.copied.items():
                 new = blocks[stack.last_place(old)]
-                _copy_values(blocks[stack.place(old)], new)
-                silence(new, ends)
+                # Not what another method has put into the block since.
+                own = {name.removeprefix(f'{self._name(stack, stack.last_place(old))}.') for name in self.added}
+                _copy_values(blocks[stack.place(old)], new, own)
+                silence(new, ends, own)
 
     def report(self, model: nn.Module) -> str:
         names = ', '.join(self._name(stack, stack.last_place(old)) for stack in self._stacks for old in stack.copied)
@@ -248,11 +250,11 @@ def _tell_the_part(part: Any, stacks: Sequence[Stack]) -> None:
 
 
 @torch.no_grad()
-def _copy_values(source: nn.Module, target: nn.Module) -> None:
+def _copy_values(source: nn.Module, target: nn.Module, names: Collection[str]) -> None:
     # Not by load_state_dict, which those who watch what is loaded take for a checkpoint.
     values = source.state_dict()
     for name, value in target.state_dict().items():
-        if isinstance(value, Tensor) and name in values:
+        if isinstance(value, Tensor) and name in values and name in names:
             value.copy_(values[name])
 
 

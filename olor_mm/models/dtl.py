@@ -80,6 +80,11 @@ class DTL(Method):
         if hasattr(backbone, CHILD):
             raise ValueError(f'model.method: {self}: {self.part!r} has a part named {CHILD!r} already: say DTL once')
         stages = stages_of(backbone, f'model.method: {self}: part={self.part!r}')
+        if any(hasattr(block, 'prompt') for stage in stages for block in stage.blocks):
+            raise ValueError(
+                f'model.method: {self}: the blocks of {self.part!r} have prompts (VPT); where those are taken off, '
+                'what DTL carries on is lost: name one of the two methods'
+            )
         last, count = _last(backbone, stages), sum(len(stage.blocks) for stage in stages)
         self._check(backbone, last, count)
         kernel_size = self.kernel_size if self.plus else 0

@@ -1,13 +1,15 @@
 """The side network of DTL: what runs beside the frozen blocks of a transformer, and what it adds to their outputs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ._about import check_about, check_shapes, tell_about
 
 __all__ = ['CARRIED', 'Carried', 'Side', 'SideNetwork', 'Stage', 'carried', 'theta']
 
@@ -174,6 +176,7 @@ class SideNetwork(nn.Module):
         super().__init__()
         self.beta = beta
         self.start_block = start_block
+        tell_about(self, {'start_block': start_block, 'beta': beta})
         self.sides = nn.ModuleDict()
         self.convs = nn.ModuleDict()
         #: Index of a block to the number of its stage and whether it is the stage's first.
@@ -191,6 +194,20 @@ class SideNetwork(nn.Module):
         #: Of the images at work, where the blocks are not told.
         self.grid: tuple[int, int] | None = None
         self.handles: list[Any] = []
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # Before what is inside of it: a loader that is not strict would only warn, and leave B at 0.
+        names = {name.removeprefix(prefix) for name in state_dict if name.startswith(f'{prefix}convs.')}
+        if state_dict.keys() & {prefix + name for name, _ in self.sides.named_parameters(prefix='sides')}:
+            own = {name for name, _ in self.convs.named_parameters(prefix='convs')}
+            if names != own:
+                raise ValueError(
+                    f'the checkpoint is of DTL with {len(names)} convolutions, the model has {len(own)}: set plus and '
+                    'start_block of model.method as they were when the checkpoint was saved'
+                )
+        check_shapes(self, state_dict, prefix, 'DTL', 'rank and kernel_size')
+        check_about(self, args[0], prefix, 'DTL', 'start_block and beta')
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def follow(self, blocks: Sequence[nn.Module], patch_embed: nn.Module | None = None) -> None:
         """Run beside these blocks from now on.

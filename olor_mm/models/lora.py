@@ -112,12 +112,14 @@ class LoRA(Method):
 
     def _check_use(self, model: nn.Module, *_: Any) -> None:
         """After the first forward pass in training, say which layers were not used: what is added to them is lost."""
-        if is_compiling() or self._checked or not model.training:
+        low_ranks = [low_rank for low_rank, _ in pairs(model, self.adapted)]
+        # Merged there are none.
+        if is_compiling() or self._checked or not model.training or len(low_ranks) < len(self.adapted):
             return
         self._checked = True
         idle = [
             path
-            for (path, _), (low_rank, _) in zip(self.adapted, pairs(model, self.adapted), strict=True)
+            for (path, _), low_rank in zip(self.adapted, low_ranks, strict=True)
             if isinstance(low_rank, LowRankOutput) and not low_rank.ran
         ]
         if idle:

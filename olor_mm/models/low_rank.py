@@ -1,13 +1,15 @@
 """W' = W + s B A for one weight: where it is added to what a layer makes, and where to the weight itself."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
+
+from ._about import check_about, check_shapes, tell_about
 
 __all__ = ['LowRank', 'LowRankOutput', 'LowRankWeight', 'adapt_output', 'adapt_weight']
 
@@ -41,9 +43,15 @@ class LowRank(nn.Module):
         self.b = nn.Parameter(weight.new_zeros(len(self.parts), rows, rank))
         bound = 1 / math.sqrt(math.prod(rest))
         nn.init.uniform_(self.a, -bound, bound)
+        tell_about(self, {'scale': scale, 'parts': list(self.parts), 'of': of})
 
     def extra_repr(self) -> str:
         return f'rank={self.rank}, scale={self.scale:g}, parts={list(self.parts)} of {self.of}'
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        check_shapes(self, state_dict, prefix, 'LoRA', 'rank, rows and targets')
+        check_about(self, args[0], prefix, 'LoRA', 'scale, alpha, rank and rows')
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def up(self) -> Tensor:
         """B for all rows of W and all pairs in a row, s left out: shape (rows, parts * r), zeros off the blocks."""

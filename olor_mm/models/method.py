@@ -10,7 +10,10 @@ from torch import nn
 
 from olor_mm.registry import METHODS, type_name
 
-__all__ = ['Method', 'build_method', 'check_patterns', 'child', 'matches']
+__all__ = ['Method', 'build_method', 'check_patterns', 'child', 'matches', 'plain']
+
+#: A weight that LoRA changes where it is read.
+_PARAMETRIZED = re.compile(r'\.parametrizations\.(\w+)\.original$')
 
 
 class Method:
@@ -152,6 +155,11 @@ def check_patterns(patterns: object, option: str) -> list[re.Pattern[str]]:
 def matches(patterns: Iterable[re.Pattern[str]], name: str) -> bool:
     """Whether one of them is found in a name."""
     return any(pattern.search(name) for pattern in patterns)
+
+
+def plain(name: str) -> str:
+    """The name of a parameter as it is without LoRA, which changes some weights where they are read."""
+    return _PARAMETRIZED.sub(r'.\1', name)
 
 
 def _alike(name: str, known: Sequence[str]) -> str:

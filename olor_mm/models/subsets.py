@@ -7,7 +7,7 @@ from torch import nn
 from olor_mm.layers import assign_layers, canonical_name
 from olor_mm.registry import METHODS
 
-from .method import Method, check_patterns, child, matches
+from .method import Method, check_patterns, child, matches, plain
 
 __all__ = ['BitFit', 'Full', 'Linear', 'Subset', 'TopK']
 
@@ -105,7 +105,7 @@ class TopK(Method):
                 f'model.method: TopK: k={self.k}, but {self.part!r} ({type(part).__name__}) has {len(blocks)} blocks; '
                 "to train all of it say dict(type='Full')"
             )
-        self._last = {name for name, i in layers.index.items() if i >= blocks[-self.k]}
+        self._last = {plain(name) for name, i in layers.index.items() if i >= blocks[-self.k]}
 
     def trains(self, name: str) -> bool:
         return super().trains(name) or canonical_name(name) in self._last

@@ -1,6 +1,5 @@
 """``type='olor_mm.Tuned'``: any model of any toolbox, with a method switched on."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,9 @@ from olor_mm.engine.trained_only import LEFT_OUT, check_left_out
 from olor_mm.registry import MODELS
 
 from .freezing import FrozenParts, freeze, summary
-from .method import Method, build_method, child
+from .method import Method, build_method, child, plain
 
 __all__ = ['Tuned', 'Tuning', 'tuning_of']
-
-#: A weight that LoRA changes where it is read.
-_PARAMETRIZED = re.compile(r'\.parametrizations\.(\w+)\.original$')
 
 #: Where a tuned model keeps its :class:`Tuning`.
 CHILD = 'tuning'
@@ -36,13 +32,15 @@ class Tuning(BaseModule):
         self.methods = list(methods)
         self._model: list[nn.Module] = []
         self.frozen: FrozenParts | None = None
+        #: State of what a method put there when it was loaded, trained as it is.
+        self._as_loaded: dict[Method, list[int]] = {}
 
     def join(self, model: nn.Module) -> None:
         """Become a part of the model whose methods these are, and freeze what they do not train."""
         # In a list, so that the model is no part of its part.
         self._model = [model]
         model.add_module(CHILD, self)
-        freeze(model, lambda name, _: any(method.trains(name) for method in self.methods))
+        freeze(model, lambda name, _: any(method.trains(plain(name)) for method in self.methods))
         self.frozen = FrozenParts(model)
         model.register_load_state_dict_post_hook(_weights_were_loaded)
         for path in {method.part for method in self.methods if method.part}:
@@ -68,14 +66,22 @@ class Tuning(BaseModule):
     def init_weights(self) -> None:
         """Called last of all parts, when the others have their weights."""
         for method in self.methods:
-            method.weights_are_in(self._model[0])
+            if self._as_loaded.get(method) != self._versions(method):
+                method.weights_are_in(self._model[0])
         super().init_weights()
+
+    def _versions(self, method: Method) -> list[int]:
+        """Changes with every change of the values that a method put there."""
+        params = dict(self._model[0].named_parameters())
+        return [params[name]._version for name in method.added if name in params]
 
     def loaded(self, missing: list[str]) -> None:
         """Called when a state dict was loaded; takes the names out of ``missing`` that another model's would lack."""
         for method in self.methods:
             lacking = [key for key in missing if any(key == name or key.endswith(f'.{name}') for name in method.added)]
-            if method.added and len(lacking) == len(method.added) and self._came(method, lacking, missing):
+            if len(lacking) < len(method.added):
+                self._as_loaded[method] = self._versions(method)
+            elif method.added and self._came(method, lacking, missing):
                 # Weights from before the method.
                 method.weights_are_in(self._model[0])
                 missing[:] = [key for key in missing if key not in set(lacking)]
@@ -95,7 +101,7 @@ class Tuning(BaseModule):
             missing = args[2]
             before = key.removesuffix(LEFT_OUT)
             own = {before + name for name in check_left_out(self._model[0], state_dict[key])}
-            missing[:] = [name for name in missing if _PARAMETRIZED.sub(r'.\1', name) not in own]
+            missing[:] = [name for name in missing if plain(name) not in own]
 
     def _part_was_loaded(self, part: nn.Module, incompatible_keys: Any) -> None:
         """The same for a part that is loaded by itself, as by its ``init_cfg``: names there begin behind the part's."""
@@ -104,7 +110,9 @@ class Tuning(BaseModule):
             inside = {name.removeprefix(f'{method.part}.') for name in method.added}
             ours = bool(method.part) and self._model[0].get_submodule(method.part) is part
             came = not {name for name, _ in part.named_parameters()} <= set(missing)
-            if ours and came and inside and inside <= set(missing):
+            if ours and inside and not inside <= set(missing):
+                self._as_loaded[method] = self._versions(method)
+            elif ours and came and inside:
                 method.weights_are_in(self._model[0])
                 missing[:] = [key for key in missing if key not in inside]
 
@@ -126,7 +134,7 @@ def tuning_of(model: nn.Module) -> Tuning:
 
 
 def _check_found(method: Method, model: nn.Module) -> None:
-    names = [name for name, _ in model.named_parameters() if method.has(name)]
+    names = [plain(name) for name, _ in model.named_parameters() if method.has(name)]
     for pattern in method.train:
         if not any(pattern.search(name) for name in names):
             raise ValueError(
@@ -136,7 +144,7 @@ def _check_found(method: Method, model: nn.Module) -> None:
 
 
 @MODELS.register_module()
-def Tuned(of: str, method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N802 - it stands where a class name stands
+def Tuned(of: str = '', method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N802 - it stands where a class name stands
     """Build a model and change it by a method, or by several.
 
     The model itself is returned, not a wrapper: names of parameters, checkpoints and all that looks into the config's
@@ -158,7 +166,7 @@ def Tuned(of: str, method: Any = 'Full', **model: Any) -> nn.Module:  # noqa: N8
         >>> model = dict(type='olor_mm.Tuned', of='ImageClassifier', method=dict(type='TopK', k=3))
     """
     if not of or not isinstance(of, (str, type)):
-        raise ValueError(f"model.of={of!r} must be the type of the model without a method, e.g. 'ImageClassifier'")
+        raise ValueError(f"model.of={of!r} must be the type of the model without a method, such as 'ImageClassifier'")
     given = list(method) if isinstance(method, (list, tuple)) else [method]
     if not given:
         raise ValueError("model.method=[] names no method; for full fine-tuning say 'Full'")

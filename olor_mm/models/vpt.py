@@ -179,6 +179,8 @@ def _why_not(part: nn.Module) -> str:
         takes = [p.name for p in inspect.signature(block.forward).parameters.values() if p.default is p.empty]
         if len(takes) != 1:
             return f'has blocks that take {", ".join(takes)} (layers.{i}), where VPT knows of one tensor of tokens'
+        if hasattr(part, 'dtl'):
+            return 'has a side network (DTL), whose state would be taken off behind each block: name one of the methods'
         if hasattr(block, _CHILD):
             return f'has a part called {_CHILD!r} in layers.{i} already, as after VPT: it can be there once'
     return ''

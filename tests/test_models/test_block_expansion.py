@@ -256,6 +256,21 @@ def test_methods_that_go_by_names_come_after():
         assert trained == {2, 3, 4, 5}
 
 
+def test_what_another_method_puts_into_a_new_block_is_its_own():
+    """A of LoRA must not be 0, for B is, and neither would ever change."""
+    targets = r'attn\.proj|ffn\.layers\.1'
+    method = [{'type': 'BlockExpansion', 'blocks': 2}, {'type': 'LoRA', 'rank': 2, 'targets': targets}]
+    model = MODELS.build({'type': 'olor_mm.Tuned', 'of': 'ViTModel', 'method': method})
+    model.init_weights()
+    drawn = {name: p for name, p in model.named_parameters() if name.endswith('lora.a')}
+    assert len(drawn) == 12
+    assert all(p.any() for p in drawn.values())
+    first, copied = (model.get_parameter(f'backbone.layers.{i}.attn.proj.lora.a') for i in (1, 2))
+    assert not torch.equal(first, copied)
+    assert not model.get_parameter('backbone.layers.2.attn.proj.weight').any()
+    assert model.get_parameter('backbone.layers.1.attn.proj.weight').any()
+
+
 def run_config(work_dir, source, epochs=1, **overrides):
     method = {'type': 'BlockExpansion', 'blocks': 2}
     model = {'type': 'olor_mm.Tuned', 'of': 'ViTModel', 'method': method}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -314,8 +315,26 @@ def test_weights_of_before_are_read_and_tuned_ones_come_back():
     fresh.load_state_dict({**tuned, 'backbone.ln1.weight': before['backbone.ln1.weight']}, strict=False)
     assert torch.equal(fresh(x), model(x))
     fresh.load_state_dict(tuned)
-    with pytest.raises(RuntimeError, match=r'Missing key.*dtl\.convs\.0\.weight'):
-        fresh.load_state_dict({key: value for key, value in tuned.items() if 'convs' not in key})
+
+
+OTHERS = {
+    'rank': ({'rank': 4}, r'dtl\.sides\.0\.down of DTL is \(2, 16\) in the checkpoint and \(4, 16\) in the model'),
+    'kernel': ({'kernel_size': 5}, r'convs\.0\.weight of DTL is \(16, 1, 3, 3\)'),
+    'no convolution': ({'plus': False}, 'of DTL with 1 convolutions, the model has 0: set plus'),
+    'M': ({'start_block': 2}, r'start_block=3, beta=100\.0 in it and start_block=2, beta=100\.0 in the model'),
+    'beta': ({'beta': 10}, r'beta=10\.0 in the model; set start_block and beta'),
+}
+
+
+@pytest.mark.parametrize('load', [load_state_dict, nn.Module.load_state_dict])
+@pytest.mark.parametrize('case', OTHERS)
+def test_weights_of_other_options_are_refused(case, load):
+    """MMEngine's loader only warns of other shapes, and nobody sees another M."""
+    options, message = OTHERS[case]
+    method = {'type': 'DTL', 'start_block': 3, 'plus': True}
+    tuned = build(VIT, method).state_dict()
+    with pytest.raises(ValueError, match=message):
+        load(build(VIT, {**method, **options}), tuned, strict=False)
 
 
 @pytest.mark.parametrize('name', ['ViT', 'mmseg ViT', 'mmdet Swin'])

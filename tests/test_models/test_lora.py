@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import get_state_dict, load_state_dict, weights_to_cpu
 from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -313,6 +314,45 @@ def test_all_rows_as_one():
     assert tuple(next(iter(low_ranks(model).values())).b.shape) == (1, 24, 2)
     expected = functional_call(plain('fused'), changed(model, 1, (0,)), X)
     torch.testing.assert_close(model(X), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('first', [True, False])
+def test_subsets_know_weights_by_their_own_names(kind, first):
+    """Whichever is named first, and where a weight is changed as it is read."""
+    lora, top = (
+        {'type': 'LoRA', 'rank': 2},
+        {'type': 'TopK', 'k': 1, 'train': r'blocks\.0\.attn.*(qkv|in_proj_)?weight$'},
+    )
+    method = [lora, top] if first else [top, lora]
+    options = {'type': 'olor_mm.Tuned', 'of': 'AttentionModel', 'backbone': {'kind': kind}}
+    model, alone = (MODELS.build({**options, 'method': each}) for each in (method, top))
+    found = {name.replace('.parametrizations', '').removesuffix('.original') for name in trained_in(model)}
+    assert found == set(trained_in(alone)) | {name.replace('.parametrizations', '') for name in model.tuning.added}
+
+
+def trained_in(model):
+    return [name for name, p in model.named_parameters() if p.requires_grad]
+
+
+OTHERS = {
+    'rank': ({'rank': 3}, r'is \(2, 2, 8\) in the checkpoint and \(2, 3, 8\) in the model: set rank, rows and targets'),
+    'scale': ({'alpha': 16}, r'has scale=4\.0, parts=\[0, 2\], of=3 in it and scale=8\.0'),
+    'rows': ({'rows': 'qk'}, r'parts=\[0, 2\], of=3 in it and scale=4\.0, parts=\[0, 1\]'),
+}
+
+
+@pytest.mark.parametrize('load', [load_state_dict, nn.Module.load_state_dict])
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('case', OTHERS)
+def test_weights_of_other_options_are_refused(case, kind, load, tmp_path):
+    """MMEngine's loader only warns of other shapes, and nobody sees another scale."""
+    options, message = OTHERS[case]
+    torch.save(weights_to_cpu(get_state_dict(adapted(kind))), tmp_path / 'saved.pth')
+    saved = torch.load(tmp_path / 'saved.pth', weights_only=True)
+    load(adapted(kind), saved)
+    with pytest.raises(ValueError, match=message):
+        load(adapted(kind, **options), saved, strict=False)
 
 
 WRONG = {

@@ -49,6 +49,14 @@ def test_half_precision(dtype):
     assert torch.equal(layer.weight, w)
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_merged_it_can_be_trained(kind):
+    model = adapted(kind)
+    merge(model)
+    model.train()(X).sum().backward()
+    assert model.head.weight.grad.any()
+
+
 def test_a_copy_is_unmerged_by_itself():
     model = adapted().eval()
     expected = model(X)

@@ -89,6 +89,20 @@ def test_weights_of_after_the_method_are_taken_as_they_are():
     assert method_of(model).calls == 0
 
 
+@pytest.mark.parametrize('part', ['backbone', ''])
+def test_what_was_trained_before_stays_where_init_cfg_delivers_it(part):
+    model = tuned('Scaled')
+    target = model.get_submodule(part)
+    target.load_state_dict({key: value + 1 for key, value in target.state_dict().items()})
+    model.init_weights()
+    torch.testing.assert_close(model.backbone.mean, torch.ones(1))
+    assert method_of(model).calls == 0
+    with torch.no_grad():
+        model.backbone.mean.mul_(2)
+    model.tuning.init_weights()
+    assert method_of(model).calls == 1
+
+
 @pytest.mark.parametrize('lacking', [(), ('norm.bias',)])
 def test_a_part_by_itself_is_taken_too(lacking):
     """As init_cfg of a backbone loads it."""
@@ -116,6 +130,21 @@ def test_what_is_new_is_not_pulled_back():
             sessions.append(({names[p]: level for p, level in session.levels.items()}, session.layers))
         assert sessions[0] == sessions[1]
         assert any(sessions[0][0].values())
+
+
+@pytest.mark.parametrize('roots', ['backbone', 'loaded'])
+def test_a_rollback_of_nothing_that_is_trained_is_refused(roots, tmp_path):
+    """The deepest layer has level 0."""
+    source = tmp_path / 'pretrained.pth'
+    torch.save({k: v for k, v in NoisyModel().state_dict().items() if k.startswith('backbone')}, source)
+    rollback = {'max_level': 0.1, 'roots': roots if roots == 'loaded' else (roots,)}
+    method = {'type': 'TopK', 'k': 1}
+    model = {'type': 'olor_mm.Tuned', 'of': 'NoisyModel', 'method': method}
+    config = toy_config(tmp_path, model=model, rollback=rollback, load_from=str(source))
+    with pytest.raises(ValueError, match=r'tensors there that are trained have level 0.*min_level'):
+        make_runner(config).train()
+    config.optim_wrapper.rollback.min_level = 0.05
+    make_runner(config).train()
 
 
 def test_a_head_alone_leaves_the_part_as_it_is():
@@ -196,6 +225,11 @@ def test_what_is_wrong_is_said(case):
     changes, message = WRONG[case]
     with pytest.raises((ValueError, TypeError), match=message):
         MODELS.build({'type': 'olor_mm.Tuned', 'of': 'NoisyModel', **changes})
+
+
+def test_the_type_of_the_model_must_be_given():
+    with pytest.raises(ValueError, match=r"model\.of='' must be the type of the model"):
+        MODELS.build({'type': 'olor_mm.Tuned', 'method': 'Linear'})
 
 
 def test_of_a_model_that_is_not_tuned():

@@ -497,6 +497,14 @@ def test_twice_is_refused():
         MODELS.build({**cfg, 'method': ['VPT', 'VPT']})
 
 
+@pytest.mark.parametrize('names', [('VPT', 'DTL'), ('DTL', 'VPT')])
+def test_a_side_network_beside_it_is_refused(names):
+    cfg = {'type': 'olor_mm.Tuned', 'of': Classifier, 'options': options_of(VisionTransformer, {})}
+    methods = [{'type': name, **({'start_block': 1} if name == 'DTL' else {})} for name in names]
+    with pytest.raises(ValueError, match=r'(side network \(DTL\)|have prompts \(VPT\)).*name one of the'):
+        MODELS.build({**cfg, 'method': methods})
+
+
 def test_the_whole_model_may_be_the_vit():
     model = nn.Module()
     model.add_module('layers', build().backbone.layers)
