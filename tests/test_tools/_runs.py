@@ -30,7 +30,6 @@ visualizer = dict(type='Visualizer', vis_backends=vis_backends)
 """
 
 SLOW = "custom_hooks.append(dict(type='ToySlow', seconds=0.2))\n"
-FAILS = "custom_hooks.append(dict(type='ToyFails', at=7))\n"
 #: Killed, once, while the last epoch is validated.
 KILLED = "custom_hooks.append(dict(type='ToyKilled', epoch=3))\n"
 
@@ -50,7 +49,9 @@ def plan():
 def stand_in(argv):
     """Does what tools/train.py would do, as far as it is seen from outside."""
     work_dir = Path(argv[argv.index('--work-dir') + 1])
-    told = {'steps': 2, 'seconds': 0, 'code': 0, **plan().get(work_dir.name, {})}
+    plan_of = plan()
+    told = {'steps': 2, 'seconds': 0, 'code': 0, **plan_of.get(work_dir.name, {})}
+    told.update(plan_of.get(f'{work_dir.parent.name}/{work_dir.name}', {}))
     with (work_dir.parent / 'events.txt').open('a') as events:
         gpu, threads = (os.environ.get(key, '-') for key in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'))
         events.write(f'begin {work_dir.name} {" ".join(argv[argv.index("--work-dir") + 2 :])} {gpu} {threads}\n')
@@ -65,7 +66,8 @@ def stand_in(argv):
     for step in range(1, told['steps'] + 1):
         with (folder / 'scalars.json').open('a') as scalars:
             scalars.write(json.dumps({'loss': 1 / step, 'time': 0.5, 'iter': step, 'step': step}) + '\n')
-            scalars.write(json.dumps({'accuracy': 10.0 * step, 'time': 0.1, 'step': step}) + '\n')
+            value = told.get('value', 10.0 * step)
+            scalars.write(json.dumps({'accuracy': value, 'time': 0.1, 'step': step}) + '\n')
         print(f'Epoch(train) [{step}][1/1] lr: 1', flush=True)
         time.sleep(told['seconds'] / told['steps'])
     with (work_dir.parent / 'events.txt').open('a') as events:

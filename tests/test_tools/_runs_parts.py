@@ -45,18 +45,6 @@ class ToySlow(Hook):
 
 
 @HOOKS.register_module(force=True)
-class ToyFails(Hook):
-    """Fails before an iteration."""
-
-    def __init__(self, at):
-        self.at = at
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.at:
-            raise ZeroDivisionError('it broke')
-
-
-@HOOKS.register_module(force=True)
 class ToyKilled(Hook):
     """Killed while an epoch is validated, once."""
 
@@ -68,15 +56,3 @@ class ToyKilled(Hook):
         if runner.epoch == self.epoch and not done.exists():
             done.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-@HOOKS.register_module(force=True)
-class ToyStarts(Hook):
-    """Weights from 'training before', in a file: those that a run starts from."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def before_train(self, runner):
-        if runner.iter == 0:
-            runner.model.load_state_dict(torch.load(self.file, weights_only=True), strict=False)
