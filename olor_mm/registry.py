@@ -41,7 +41,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='olor_mm', locations=_ENGINE)
 OPTIMIZERS = Registry('optimizer', parent=MMENGINE_OPTIMIZERS, scope='olor_mm', locations=_ENGINE)
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=_ENGINE)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='olor_mm', locations=[*_ENGINE, 'olor_mm.evaluation'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='olor_mm', locations=['olor_mm.models'])
 #: What ``model.method`` names: ways to fine-tune.
 METHODS = Registry('method', scope='olor_mm', locations=['olor_mm.models'])

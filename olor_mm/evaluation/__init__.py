@@ -35,6 +35,18 @@ __all__ = [
 
 if _find_spec('mmengine') is not None:
     from .features import extract_features, extract_logits
+    from .hooks import MetricsHook
+    from .metrics import KNNMetric, NCMMetric, SeenUnseenMetric
     from .task_accuracy import TaskAccuracy
+    from .upstream import UpstreamHook
 
-    __all__ += ['TaskAccuracy', 'extract_features', 'extract_logits']
+    __all__ += [
+        'KNNMetric',
+        'MetricsHook',
+        'NCMMetric',
+        'SeenUnseenMetric',
+        'TaskAccuracy',
+        'UpstreamHook',
+        'extract_features',
+        'extract_logits',
+    ]

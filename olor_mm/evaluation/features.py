@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather, all_gather_object, get_world_size
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -20,13 +22,19 @@ __all__ = ['evaluating', 'extract_features', 'extract_logits', 'unwrapped']
 
 #: Rows that are gathered at a time.
 _ROWS = 1 << 14
+#: Between two lines of the log.
+_SECONDS = 30.0
 #: Samplers that deal samples out to ranks one after the other, and repeat the first at the end where these are uneven.
 _SAMPLERS = ('DefaultSampler', 'DistributedSampler')
 _SAMPLERS_ALONE = ('SequentialSampler', 'RandomSampler')
 
 
 def extract_features(
-    model: nn.Module, loader: Any, stage: str = 'neck', dtype: torch.dtype | None = None
+    model: nn.Module,
+    loader: Any,
+    stage: str = 'neck',
+    dtype: torch.dtype | None = None,
+    what: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The features in front of a classifier's head, of all samples of a loader, on every rank.
 
@@ -41,6 +49,7 @@ def extract_features(
         stage: 'neck', what the head is given, or 'pre_logits', what the head's last layer is given. Defaults to
             'neck'.
         dtype: Of the features. Defaults to None: as the model gives them.
+        what: Who says in the log how far it is, every half minute. Defaults to None: nobody.
 
     Returns:
         Features (N, d) and labels (N,), on the CPU, in the order of the sampler: that of the data where it does not
@@ -51,7 +60,7 @@ def extract_features(
     """
     if stage not in _STAGES:
         raise ValueError(f"stage={stage!r} must be 'neck', what the head is given, or 'pre_logits'")
-    return _extract(model, loader, _STAGES[stage], dtype)
+    return _extract(model, loader, _STAGES[stage], dtype, what)
 
 
 def extract_logits(
@@ -162,7 +171,9 @@ def labels_of(samples: Sequence[Any]) -> Tensor:
     return torch.tensor(found, dtype=torch.int64)
 
 
-def _extract(model: nn.Module, loader: Any, read: Any, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+def _extract(
+    model: nn.Module, loader: Any, read: Any, dtype: torch.dtype | None, what: str | None = None
+) -> tuple[Tensor, Tensor]:
     classifier = unwrapped(model)
     for part in ('data_preprocessor', 'extract_feat'):
         if not hasattr(classifier, part):
@@ -171,12 +182,22 @@ def _extract(model: nn.Module, loader: Any, read: Any, dtype: torch.dtype | None
     with evaluating(classifier):
         loader = built(loader)
         check_loader(loader)
-        for batch in loader:
+        for batch in loader if what is None else _told(what, loader):
             data = classifier.data_preprocessor(batch, False)
             values = vectors(read(classifier, data['inputs']))
             rows.append((values if dtype is None else values.to(dtype)).cpu())
             labels.append(labels_of(data['data_samples']))
         return gathered(rows, len(loader.dataset)), gathered(labels, len(loader.dataset))
+
+
+def _told(what: str, loader: Any) -> Iterator[Any]:
+    """The batches; now and then the log says how many there were."""
+    last = time.monotonic()
+    for done, batch in enumerate(loader):
+        if time.monotonic() - last > _SECONDS:
+            print_log(f'{what}: features of batch {done} of {len(loader)}', logger='current')
+            last = time.monotonic()
+        yield batch
 
 
 def built(loader: Any) -> Any:

@@ -74,6 +74,11 @@ class KNNBank:
         if sum(len(labels) for _, labels in self._loose) >= self.chunk_size:
             self._pack()
 
+    def to(self, device: torch.device) -> None:
+        """Keep the features on a device."""
+        self._pack()
+        self._blocks = [(features.to(device), labels) for features, labels in self._blocks]
+
     def _pack(self) -> None:
         if self._loose:
             features, labels = (torch.cat(parts) for parts in zip(*self._loose, strict=True))

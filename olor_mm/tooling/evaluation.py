@@ -1,4 +1,4 @@
-"""The options that only a test has: drawing, test-time augmentation, dumping predictions."""
+"""The options that only a test has: drawing, test-time augmentation, dumping predictions; and olor_mm's metrics."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..evaluation.loaders import TRAIN, bank_loader
+from ..registry import type_name
 from .errors import InputError
 from .weights import check_file
 
-__all__ = ['apply_checkpoint', 'apply_dump', 'apply_show', 'apply_tta']
+__all__ = ['apply_checkpoint', 'apply_dump', 'apply_metrics', 'apply_show', 'apply_tta']
+
+#: Metric to the options that may stand for the training set.
+_METRICS = {
+    'olor_mm.KNNMetric': ('bank',),
+    'olor_mm.NCMMetric': ('bank', 'seen'),
+    'olor_mm.SeenUnseenMetric': ('seen',),
+}
+#: Of these, those that do so where they are left out.
+_DEFAULTS = {**_METRICS, 'olor_mm.NCMMetric': ('bank',)}
 
 
 def apply_checkpoint(cfg: Config, checkpoint: str) -> None:
@@ -79,11 +90,35 @@ def apply_dump(cfg: Config, file: str) -> None:
     if not file.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out writes predictions as pickle, but got {file!r}', 'give a name ending in .pkl')
     kind = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
-    cfg.test_evaluator = [*_evaluators(cfg), dict(type=kind, out_file_path=file)]
+    cfg.test_evaluator = [*_evaluators(cfg, 'test'), dict(type=kind, out_file_path=file)]
 
 
-def _evaluators(cfg: Config) -> list[Mapping[str, Any]]:
-    given = cfg.get('test_evaluator') or []
+def apply_metrics(cfg: Config) -> None:
+    """Give olor_mm's metrics of features and logits what they need: the hook, and loaders that stand in the config.
+
+    Nothing happens to a config without such a metric.
+
+    Raises:
+        ValueError: If a metric wants the training set, and the config has none.
+    """
+    found = False
+    for split in ('val', 'test'):
+        for metric in _evaluators(cfg, split):
+            if metric.get('type') not in _METRICS:
+                continue
+            found = True
+            for option in _METRICS[metric['type']]:
+                if metric.get(option, TRAIN if option in _DEFAULTS[metric['type']] else None) == TRAIN:
+                    # A test has no training set left when it starts.
+                    metric[option] = bank_loader(f'{split}_evaluator.{option}', TRAIN, cfg, split)
+    hooks = [*(cfg.get('custom_hooks') or [])]
+    named = [*hooks, *(cfg.get('default_hooks') or {}).values()]
+    if found and not any(hook and type_name(hook.get('type')) == 'MetricsHook' for hook in named):
+        cfg.custom_hooks = [*hooks, dict(type='olor_mm.MetricsHook')]
+
+
+def _evaluators(cfg: Config, split: str) -> list[Any]:
+    given = cfg.get(f'{split}_evaluator') or []
     return [given] if isinstance(given, Mapping) else list(given)
 
 

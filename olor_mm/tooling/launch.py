@@ -61,6 +61,7 @@ def train(argv: Sequence[str]) -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.auto_scale_lr:
         settings.apply_auto_scale_lr(cfg)
+    evaluation.apply_metrics(cfg)
     notes += overwritten(cfg) if args.resume is None else settings.apply_resume(cfg, args.resume)
     if args.resume is not None and cfg.get('resume'):
         check_run_checkpoint(cfg.load_from, *_rollback_of(cfg))
@@ -110,6 +111,7 @@ def test(argv: Sequence[str]) -> None:
         evaluation.apply_dump(cfg, args.out)
     if args.tta:
         evaluation.apply_tta(cfg)
+    evaluation.apply_metrics(cfg)
     cfg.optim_wrapper = cfg.train_dataloader = cfg.train_cfg = cfg.param_scheduler = None
     _check(cfg, 'test')
     metrics = _build_runner(cfg, notes).test()

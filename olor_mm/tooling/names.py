@@ -24,6 +24,7 @@ _PARTS = (
     registry.HOOKS,
     registry.MODELS,
     registry.METHODS,
+    registry.METRICS,
 )
 _WRAPPER_KEYS = ('rollback', 'constructor')
 
