@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from ..registry import type_name
 from .features import labels_of
 
-__all__ = ['TRAIN', 'bank_loader', 'labels_in', 'other_pipeline', 'pipeline_of']
+__all__ = ['TRAIN', 'bank_loader', 'in_order', 'labels_in', 'pipeline_of', 'retold']
 
 #: What stands for the config's own training set.
 TRAIN = 'train_dataloader'
@@ -44,11 +44,21 @@ def bank_loader(name: str, given: Any, cfg: Mapping[str, Any], split: str) -> An
             raise ValueError(
                 f"{name}={TRAIN!r}: the run's config has no {key}; give {name} the config of a data loader instead"
             )
-    loader = copy.deepcopy(other)
+    return in_order(other, retold(train['dataset'], pipeline_of(f'{split}_dataloader', other['dataset'])))
+
+
+def in_order(template: Mapping[str, Any], dataset: Any) -> ConfigDict:
+    """The config of a loader that gives each sample once, shared out to the ranks.
+
+    Args:
+        template: A loader's config, for the size of batches, workers and the like.
+        dataset: The config of the data set.
+    """
+    loader = ConfigDict(copy.deepcopy(dict(template)))
+    loader.dataset = dataset
+    loader.sampler = ConfigDict(type='DefaultSampler', shuffle=False, round_up=False)
+    loader.drop_last = False
     loader.pop('batch_sampler', None)
-    loader['dataset'] = other_pipeline(train['dataset'], pipeline_of(f'{split}_dataloader', other['dataset']))
-    loader['sampler'] = ConfigDict(type='DefaultSampler', shuffle=False, round_up=False)
-    loader['drop_last'] = False
     return loader
 
 
@@ -66,17 +76,17 @@ def pipeline_of(name: str, dataset: Mapping[str, Any]) -> Any:
     return dataset['pipeline']
 
 
-def other_pipeline(dataset: Any, pipeline: Any) -> Any:
+def retold(dataset: Any, pipeline: Any) -> Any:
     """The config of a data set with another pipeline, and nothing in it twice."""
     if not isinstance(dataset, Mapping):
         return dataset
     if type_name(dataset.get('type')) in _REPEATING:
-        return other_pipeline(dataset['dataset'], pipeline)
+        return retold(dataset['dataset'], pipeline)
     changed = ConfigDict(copy.deepcopy(dict(dataset)))
     if 'dataset' in changed:
-        changed['dataset'] = other_pipeline(changed['dataset'], pipeline)
+        changed['dataset'] = retold(changed['dataset'], pipeline)
     elif 'datasets' in changed:
-        changed['datasets'] = [other_pipeline(each, pipeline) for each in changed['datasets']]
+        changed['datasets'] = [retold(each, pipeline) for each in changed['datasets']]
     else:
         changed['pipeline'] = copy.deepcopy(pipeline)
     return changed
