@@ -52,6 +52,8 @@ class RollbackSession:
         self.model = model
         self.shards: Shards | None = None
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
+        # With what hooks unfreeze later, which is trained while the wrapper is built.
+        self._trained = [p for p in self.names.values() if p.requires_grad]
         self._added = added_by_methods(model)
         #: Names of what a method added and wants to be pulled back to where it starts.
         self._returning = pulled_back_by_methods(model)
@@ -314,7 +316,10 @@ class RollbackSession:
         self.layers = LayerTable(index=index, num_layers=layers.num_layers, labels=layers.labels, how=layers.how)
         if self.rollback is not None:
             self.rollback.detach()
-        self.attach(optimizer)
+        from olor_mm.models.unfreezing import held_open
+
+        with held_open(self._trained):
+            self.attach(optimizer)
 
     def _unwrapped(self) -> nn.Module:
         model = self.model

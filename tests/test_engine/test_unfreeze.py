@@ -119,6 +119,19 @@ class StagedBackbone(ToyBackbone):
 STAGED = {'type': 'ToyModel', 'backbone': {'type': 'StagedBackbone'}}
 
 
+def test_what_was_loaded_is_pulled_back_once_it_is_trained(tmp_path):
+    """With roots='loaded' the rollback joins the optimizer when nothing of it is trained yet."""
+    torch.save(ToyBackbone().state_dict(), tmp_path / 'pretrained.pth')
+    model = {**LINEAR, 'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'pretrained.pth')}}}
+    runs = []
+    for roots in (('backbone',), 'loaded'):
+        rollback = {**ROLLBACK, 'roots': roots}
+        runner = make_runner(config_of(tmp_path / str(len(runs)), model=model, optimizer=ADAM, rollback=rollback))
+        runner.train()
+        runs.append(weights(runner))
+    assert same(*runs)
+
+
 def test_stages_that_the_model_itself_freezes(tmp_path):
     runner = make_runner(config_of(tmp_path, [('backbone.blocks.0', 1)], model=STAGED))
     start = weights(runner)
