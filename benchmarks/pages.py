@@ -103,7 +103,10 @@ BLOCKS: dict[str, Callable[[], str | None]] = {
 }
 
 #: Files of benchmarks/results that a page shows with the machine below the table.
-WHOLE = ('train_cpu.md', 'train_cuda.md', 'startup_cpu.md', 'startup_resume_cpu.md', 'precision_cost_cpu.md')
+WHOLE = (
+    *('train_cpu.md', 'train_cuda.md', 'startup_cpu.md', 'startup_resume_cpu.md', 'precision_cost_cpu.md'),
+    'compare_deit-tiny.md',
+)
 
 
 def block(name: str) -> str | None:

@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from scipy import stats
 
-from olor_mm.tooling.compare import compare, report
+from olor_mm.tooling.compare import compare, kept, report
 from olor_mm.tooling.compare.cells import Cell
 from olor_mm.tooling.compare.methods import check_settings, known_methods, parse_method
+from olor_mm.tooling.compare.options import parser
 from olor_mm.tooling.compare.rows import Row, rows_of
 from olor_mm.tooling.compare.statistics import Difference, difference, holm, mean_and_std
 from olor_mm.tooling.compare.words import digits_of, probability, test_sentence, verdict
@@ -24,7 +27,7 @@ from olor_mm.tooling.errors import InputError, run_command
 from olor_mm.tooling.runs import crew
 from tests.test_tools import _runs
 from tests.test_tools._runs import SLOW, write_config
-from tests.test_tools._small import environment
+from tests.test_tools._small import REPO, environment
 
 test_sentence.__test__ = False
 
@@ -443,9 +446,64 @@ def test_against_another_and_best(stand_in, drawn, tmp_path, capsys):
     assert results(tmp_path)['against'] == 'linear'
 
 
+KEPT = {
+    name: {'discrepancy': {'overall': distance}, 'upstream': {'knn': {'top1/k=5': knn, 'top5/k=5': 99}}}
+    for name, distance, knn in (
+        ('full, seed 0', 0.03, 50.0),
+        ('full, seed 1', 0.05, 54.0),
+        ('linear, seed 0', 0.0, 60.0),
+        ('linear, seed 1', 0.0, 60.0),
+    )
+}
+KEPT['pre-trained'] = {'upstream': {'knn': {'top1/k=5': 60.0}, 'head': {'all/top1': 70.0}}}
+
+
+def test_what_was_kept(stand_in, drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kept, 'command', lambda argv, script: [sys.executable, '-S', _runs.__file__, *argv])
+    monkeypatch.setattr(kept, 'tool_script', lambda name: None)
+    plan = {**{key: {**value, 'checkpoint': True} for key, value in PLAN.items()}, 'kept': KEPT}
+    options = ['--upstream', tmp_path, '--upstream-images', '100', '--knn-k', '5', '--cfg-options', 'log_level=INFO']
+    assert stand_in(*options, methods=('full', 'linear'), told=plan) == 0
+    out = capsys.readouterr().out
+    header, _, full, linear = out.split('\n\n')[0].splitlines()
+    assert header.endswith('| distance from theta_0 | upstream kNN, % |')
+    assert full.endswith('| 0.0400 ± 0.0141 | 52.00 ± 2.83 |')
+    assert linear.endswith('| 0.0000 ± 0.0000 | 60.00 ± 0.00 |')
+    assert 'The pre-trained model itself: upstream kNN 60.00%, original head 70.00%.' in out
+    argv = json.loads((tmp_path / 'work' / 'kept' / 'argv.json').read_text())
+    folder = tmp_path / 'work' / 'linear' / 'seed_1'
+    assert argv[argv.index('linear, seed 1') :][:3] == [
+        'linear, seed 1',
+        str(folder / 'toy.py'),
+        str(folder / 'epoch_2.pth'),
+    ]
+    given = {'--upstream': str(tmp_path), '--upstream-images': '100', '--knn-k': '5', '--cfg-options': 'log_level=INFO'}
+    assert {option: argv[argv.index(option) + 1] for option in given} == given
+    lines = list(csv.DictReader((tmp_path / 'work' / 'report.csv').read_text().splitlines()))
+    assert [line['upstream kNN, %'] for line in lines] == ['50.0', '60.0', '54.0', '60.0']
+    scatter = next(chart for chart in drawn[0] if chart.title == 'accuracy against upstream kNN, %')
+    assert [(group.name, [*group.x], [*group.y]) for group in scatter.groups] == [
+        ('full', [50, 54], [70, 72]),
+        ('linear', [60, 60], [60, 62.5]),
+    ]
+    # What cannot be measured is said; it is an error where it was asked for.
+    plan['kept'] = {'error': 'no weights'}
+    same = ['--cfg-options', 'log_level=INFO']
+    assert stand_in(*same, methods=('full', 'linear'), told=plan) == 0
+    assert 'What was kept of the pre-training was not measured: error: no weights; log: ' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        stand_in('--upstream', tmp_path, *same, methods=('full', 'linear'), told=plan)
+    assert '--upstream: nothing was measured: error: no weights' in capsys.readouterr().err
+    assert stand_in('--skip-kept', *same, methods=('full', 'linear'), told=plan) == 0
+    assert 'not measured: it was not asked for' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
+        (['--upstream', 'nowhere'], '--upstream is neither a folder nor a config'),
+        (['--knn-k', '5'], '--knn-k is of the upstream images'),
+        (['--upstream-images', '0'], '--upstream-images 0 must be 1 or more'),
         (['--seeds', '0', '0'], '--seeds 0 0 names a seed twice'),
         (['--seeds', '-1'], '--seeds -1 must be 0 or more'),
         (['--workers', '0'], '--workers 0 must be 1 or more'),
@@ -465,6 +523,27 @@ def test_mistakes(stand_in, drawn, tmp_path, capsys, options, message):
     assert stand_in(*options, told=PLAN) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / 'work').exists() == (options[0] == '--metric')
+
+
+def test_the_page():
+    """The methods and options of docs/compare.md, and the command of its example, are read as it says."""
+    page = (REPO / 'docs' / 'compare.md').read_text()
+    words = [word for line in page.splitlines() if line.startswith('| `') for word in re.findall(r'`([^`]+)`', line)]
+    table = page[: page.index('## Options')]
+    methods = [word for word in words if f'`{word}`' in table and not word.startswith(('mine=FILE', 'max_level'))]
+    assert len(methods) > 15
+    for word in methods:
+        if word != 'olor':
+            parse_method(word.replace("'", ''), base())
+    options = {word.split()[0] for word in re.findall(r'`(--[^`]+)`', page)}
+    known = {option for action in parser()._actions for option in action.option_strings}
+    assert options <= {*known, '--resume'}
+    assert {*known} - {'-h', '--help', '--methods'} <= options
+    small = page[page.index('`small.py`') :]
+    commands = [page.split('```bash\n')[1].split('```')[0], small.split('```bash\n')[1].split('```')[0]]
+    for command in commands:
+        args = parser().parse_args(shlex.split(command.replace('\\\n', ' '))[2:])
+        assert [parse_method(word, base()).label for word in args.methods] == args.methods
 
 
 @pytest.mark.parametrize('options', [['--sedes', '0'], ['--which', 'lats'], ['--test', 'pared'], ['--rule', 'greatr']])
@@ -490,6 +569,7 @@ def test_changed_settings(stand_in, drawn, tmp_path, capsys):
 
 def real(config, work_dir):
     arguments = [config, '--methods', 'full', 'linear', '--seeds', '0', '1', '--work-dir', work_dir, '--workers', '2']
+    arguments.append('--skip-kept')
     return run_command(compare, [str(each) for each in arguments])
 
 

@@ -29,6 +29,7 @@ class Cell:
         value: Of a finished run; None where there is none.
         result: All else that was read.
         side_by_side: How many runs shared the machine at most while it was made.
+        config: The config file that it was given.
         kept: What was measured of its last checkpoint, by names.
     """
 
@@ -42,6 +43,7 @@ class Cell:
     value: float | None = None
     result: RunResult | None = None
     side_by_side: int = 1
+    config: Path | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -86,6 +88,7 @@ def collect(variant: Variant, seed: int, outcome: Outcome, metric: str | None, w
         InputError: If it has no such metric.
     """
     cell = Cell(variant.label, seed, outcome.state, outcome.run.work_dir, outcome.log)
+    cell.config = Path(outcome.run.argv[0])
     if outcome.state != 'finished':
         return cell
     cell.result = found = read_run(cell.work_dir)

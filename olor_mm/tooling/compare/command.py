@@ -11,6 +11,7 @@ from ..runs import Outcome, Run, execute
 from ..runs.devices import visible_devices
 from ..runs.record import read_record
 from .cells import Cell, collect
+from .kept import Kept, measure
 from .methods import Variant, check_base, check_settings, parse_method
 from .options import parser
 from .report import write_report
@@ -52,11 +53,21 @@ def compare(argv: Sequence[str]) -> None:
         for (variant, seed), outcome in zip(pairs, outcomes, strict=True)
     ]
     _check_any(cells, root)
-    print(write_report(root, args, variants, against, cells))
+    kept = Kept(why='it was not asked for') if args.skip_kept else measure(cells, args, root)
+    print(write_report(root, args, variants, against, cells, kept))
+    _end(outcomes, runs, kept, args)
+
+
+def _end(outcomes: Sequence[Outcome], runs: Sequence[Run], kept: Kept, args: argparse.Namespace) -> None:
+    """Say what went wrong, and end with the exit status for it."""
     failed = [outcome for outcome in outcomes if outcome.state == 'failed']
     if failed:
         lines = ''.join(f'\n  {outcome.run.name}: {outcome.log}' for outcome in failed)
         say(f'{len(failed)} of {len(runs)} runs failed; the same command tries them again:{lines}')
+    lost = bool(args.upstream and kept.why and not args.skip_kept)
+    if lost:
+        say(f'--upstream: nothing was measured: {kept.why}')
+    if failed or lost:
         raise SystemExit(EXIT_FAILED)
 
 
@@ -65,10 +76,16 @@ def _check_args(args: argparse.Namespace) -> None:
         raise InputError(f'--seeds {" ".join(map(str, args.seeds))} names a seed twice')
     if min(args.seeds) < 0:
         raise InputError(f'--seeds {min(args.seeds)} must be 0 or more')
-    for option in ('workers', 'gpus_per_run'):
+    for option in ('workers', 'gpus_per_run', 'knn_k', 'upstream_images'):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise InputError(f'--{option.replace("_", "-")} {value} must be 1 or more')
+    for option in ('upstream_data_root', 'upstream_images', 'knn_k'):
+        if args.upstream is None and getattr(args, option) is not None:
+            raise InputError(f'--{option.replace("_", "-")} is of the upstream images', 'give them with --upstream')
+    if args.upstream is not None and not Path(args.upstream).expanduser().exists():
+        # Before hours of training, not after them.
+        raise InputError('--upstream is neither a folder nor a config', f'looked for: {Path(args.upstream).absolute()}')
     twice = sorted({text for text in args.methods if args.methods.count(text) > 1})
     if twice:
         raise InputError(f'--methods names {twice[0]} twice')

@@ -48,9 +48,23 @@ def parser() -> argparse.ArgumentParser:
         default='paired',
         help='of significance: over seeds that both methods have (default), or over two samples',
     )
+    _add_kept(made)
     made.add_argument('--report-only', action='store_true', help='run nothing, report on what there is')
     _add_runs(made)
     return made
+
+
+def _add_kept(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group('what was kept of the pre-training, as of forgetting.py')
+    group.add_argument(
+        '--upstream',
+        metavar='CONFIG_OR_FOLDER',
+        help='images of the pre-training, for kNN and the original head; without it the distance from theta_0 alone',
+    )
+    group.add_argument('--upstream-data-root', metavar='DIR', help="takes the place of the upstream config's data root")
+    group.add_argument('--upstream-images', type=int, metavar='N', help='at most so many for bank and queries each')
+    group.add_argument('--knn-k', type=int, metavar='K', help='neighbours; default: 20')
+    group.add_argument('--skip-kept', action='store_true', help='do not measure it')
 
 
 def _add_runs(made: argparse.ArgumentParser) -> None:

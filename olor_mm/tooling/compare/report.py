@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..figures import save_charts
 from ..incremental.results import write_json
 from .cells import Cell
+from .kept import DISTANCE, Kept
 from .methods import Variant
 from .pictures import charts
 from .rows import Row, rows_of
@@ -24,7 +25,12 @@ NAME = 'report'
 
 
 def write_report(
-    root: Path, args: argparse.Namespace, variants: Sequence[Variant], against: Variant, cells: Sequence[Cell]
+    root: Path,
+    args: argparse.Namespace,
+    variants: Sequence[Variant],
+    against: Variant,
+    cells: Sequence[Cell],
+    kept: Kept,
 ) -> str:
     """Write report.md, report.json, report.csv and the pictures.
 
@@ -34,6 +40,7 @@ def write_report(
         variants: The methods.
         against: The reference.
         cells: All runs.
+        kept: What was measured besides.
 
     Returns:
         The table and what it says, in Markdown.
@@ -41,9 +48,8 @@ def write_report(
     rows = rows_of(variants, against, cells, args.test)
     metric = next(cell.metric for cell in cells if cell.metric is not None)
     rule = next(cell.rule for cell in cells if cell.metric is not None)
-    text = '\n\n'.join(
-        [_table(rows, metric, args, against.label), *_sentences(rows, metric, rule, args, against.label)]
-    )
+    said = [_table(rows, metric, args, against.label), *_sentences(rows, metric, rule, args, against.label)]
+    text = '\n\n'.join(filter(None, [*said, _kept_sentence(rows, kept)]))
     pictures = _pictures(root, rows, metric, args)
     write_json(
         root / f'{NAME}.json',
@@ -55,6 +61,7 @@ def write_report(
             'seeds': list(args.seeds),
             'against': against.label,
             'test': args.test,
+            'pre-trained': kept.reference,
             'methods': [row.record() for row in rows],
         },
     )
@@ -140,6 +147,21 @@ def _costs(rows: Sequence[Row]) -> str:
     devices = sorted({each.device for each in results if each.device})
     if devices:
         said.append(f'On: {"; ".join(devices)}.')
+    return ' '.join(said)
+
+
+def _kept_sentence(rows: Sequence[Row], kept: Kept) -> str:
+    if kept.why:
+        return f'What was kept of the pre-training was not measured: {kept.why}'
+    said = []
+    if any(DISTANCE in row.kept for row in rows):
+        said.append(
+            'The distance is ||theta - theta_0|| / ||theta_0|| of what came from the pre-trained file, at the last '
+            'checkpoint. What a method added has no theta_0: 0 does not say that nothing was forgotten.'
+        )
+    if kept.reference:
+        told = ', '.join(f'{name.removesuffix(", %")} {value:.2f}%' for name, value in kept.reference.items())
+        said.append(f'The pre-trained model itself: {told}.')
     return ' '.join(said)
 
 

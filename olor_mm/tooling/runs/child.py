@@ -17,7 +17,7 @@ import olor_mm
 
 from ..errors import InputError
 
-__all__ = ['GRACE', 'Child', 'command', 'stop', 'train_script']
+__all__ = ['GRACE', 'Child', 'command', 'stop', 'tool_script']
 
 #: How long a run may take to end after SIGTERM, s: tools/train.py ends itself after 5.
 GRACE = 7.0
@@ -34,34 +34,36 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def train_script() -> Path:
-    """tools/train.py of this checkout, or of the wheel.
+def tool_script(name: str) -> Path:
+    """A tool of this checkout, or of the wheel.
+
+    Args:
+        name: Such as 'train.py'.
 
     Raises:
         InputError: If it is in neither place.
     """
     package = Path(olor_mm.__file__).resolve().parent
-    places = [package.parent / 'tools' / 'train.py', package / '.mim' / 'tools' / 'train.py']
+    places = [package.parent / 'tools' / name, package / '.mim' / 'tools' / name]
     for place in places:
         if place.is_file():
             return place
-    raise InputError('tools/train.py is missing', f'looked for: {places[0]}, {places[1]}', 'install olor_mm anew')
+    raise InputError(f'tools/{name} is missing', f'looked for: {places[0]}, {places[1]}', 'install olor_mm anew')
 
 
-def command(argv: Sequence[str], processes: int = 1) -> list[str]:
+def command(argv: Sequence[str], processes: int = 1, script: Path | None = None) -> list[str]:
     """The command line of a run, with this interpreter.
 
     Args:
-        argv: The arguments of tools/train.py.
+        argv: The arguments of the tool.
         processes: Of one run, each with a device of its own. Defaults to 1.
+        script: The tool. Defaults to None: tools/train.py.
     """
-    script = str(train_script())
+    tool = str(script or tool_script('train.py'))
     if processes == 1:
-        return [sys.executable, script, *argv]
-    return [
-        *(sys.executable, '-m', 'olor_mm.tooling.torchrun', str(processes)),
-        *(script, *argv, '--launcher', 'pytorch'),
-    ]
+        return [sys.executable, tool, *argv]
+    launched = [sys.executable, '-m', 'olor_mm.tooling.torchrun', str(processes)]
+    return [*launched, tool, *argv, '--launcher', 'pytorch']
 
 
 class Child:
