@@ -47,6 +47,7 @@ class Series:
         low: Lower edge of an error band, one for each value. Defaults to None.
         high: Its upper edge. Defaults to None.
         notes: A text for each point, shown under the pointer. Defaults to None.
+        marks: Points that get a large marker, counted from 0. Defaults to ().
 
     Raises:
         ValueError: If there is no point, or the numbers of values differ.
@@ -58,6 +59,7 @@ class Series:
     low: Numbers | None = None
     high: Numbers | None = None
     notes: Sequence[str] | None = None
+    marks: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         self.x, self.y = numbers(f'x of {self.name!r}', self.x), numbers(f'y of {self.name!r}', self.y)
@@ -137,6 +139,7 @@ class LineChart:
             Defaults to False.
         compare: Whether the page shows the values of all lines at the pointer's x; else the nearest point alone, as it
             is better for curves that are not functions of x. Defaults to True.
+        from_zero: Whether a y axis that is not logarithmic begins at 0. Defaults to False.
 
     Raises:
         ValueError: If there is no series, or two have the same name.
@@ -152,6 +155,7 @@ class LineChart:
     x_names: Sequence[str] | None = None
     ordered: bool = False
     compare: bool = True
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         if not self.series:

@@ -127,8 +127,8 @@ def _layout(chart: Chart) -> dict[str, Any]:
     else:
         x, y = {**_ticks(chart.categories), 'showgrid': False}, {}
         layout['barmode'] = 'group'
-    layout['xaxis'] = {**axis, 'title': {'text': _plain(chart.x_label)}, **x}
-    layout['yaxis'] = {**axis, 'title': {'text': _plain(chart.y_label)}, **y}
+    layout['xaxis'] = {**axis, 'title': {'text': _plain(chart.x_label), 'standoff': 12}, **x}
+    layout['yaxis'] = {**axis, 'title': {'text': _plain(chart.y_label), 'standoff': 12}, **y}
     return layout
 
 
@@ -152,6 +152,8 @@ def _line_axes(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
             axis['dtick'] = 1
         found.append(axis)
     x, y = found
+    if chart.from_zero and not chart.log_y:
+        y['rangemode'] = 'tozero'
     return (x if chart.x_names is None else {**x, **_ticks(chart.x_names)}), y
 
 
@@ -192,6 +194,7 @@ def _lines(chart: LineChart, known: Mapping[str, Style]) -> list[dict[str, Any]]
             traces += _band(series.x, series.low, series.high, style.colour, series.name)
         marked = set(marked_points(chart, series))
         drawn = [chart.is_drawn(x, y) for x, y in zip(series.x, series.y, strict=True)]
+        sizes = [14 if i in series.marks else 7 if i in marked else 0 for i in range(len(drawn))]
         note = '' if series.notes is None else '<br>%{customdata}'
         where = f'{_plain(series.name)}<br>{_plain(chart.x_label)}: %{{x}}<br>{_plain(chart.y_label)}: %{{y:.4g}}'
         traces.append(
@@ -204,7 +207,7 @@ def _lines(chart: LineChart, known: Mapping[str, Style]) -> list[dict[str, Any]]
                 'y': [value if fits else None for value, fits in zip(series.y, drawn, strict=True)],
                 'customdata': None if series.notes is None else [_plain(text) for text in series.notes],
                 'line': {'color': style.colour, 'dash': style.dash, 'width': 2},
-                'marker': {'symbol': style.marker, 'size': [7 if i in marked else 0 for i in range(len(drawn))]},
+                'marker': {'symbol': style.marker, 'size': sizes},
                 'hovertemplate': f'%{{y:.4g}}{note}' if unified else f'{where}{note}<extra></extra>',
             }
         )

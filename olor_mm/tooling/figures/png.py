@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .charts import Bars, Chart, HeatMap, LineChart, Scatter
 from .palette import EMPTY, GREY, MARKERS, SCALE, Style, line_styles, styles
@@ -46,7 +47,7 @@ def render_png(charts: Sequence[Chart], title: str, columns: int) -> bytes:
     heights = [max(height for _, height in sizes[i * columns : (i + 1) * columns]) for i in range(rows)]
     with _style():
         size = sum(widths), sum(heights) + 0.4 * (len(charts) > 1)
-        figure = Figure(figsize=size, dpi=_DPI, layout='constrained')
+        figure = Figure(figsize=size, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         FigureCanvasAgg(figure)
         parts = figure.subfigures(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
         known = styles([chart.names for chart in charts])
@@ -167,6 +168,13 @@ def _draw_lines(chart: LineChart, axes: Any, known: Mapping[str, Style]) -> list
             linewidth=1.6,
         )
         handles.append(line)
+        large = [i for i in series.marks if shown[i]]
+        axes.scatter(
+            *([series.x[i] for i in large], [y[i] for i in large]),
+            s=70,
+            c=style.colour,
+            marker=_MARKERS[style.marker],
+        )
         if series.low is not None:
             axes.fill_between(series.x, series.low, series.high, color=style.colour, alpha=0.18, linewidth=0)
     for axis, is_log, values in (
@@ -177,9 +185,15 @@ def _draw_lines(chart: LineChart, axes: Any, known: Mapping[str, Style]) -> list
             axes.set(**{f'{axis}scale': 'log'})
         elif all_whole(values):
             axes.locator_params(axis=axis, integer=True)
+    if chart.from_zero and not chart.log_y and not _has_negative(chart):
+        axes.set_ylim(bottom=0)
     if chart.x_names is not None:
         _name_ticks(axes.xaxis, chart.x_names, room=5.2)
     return handles
+
+
+def _has_negative(chart: LineChart) -> bool:
+    return any(value < 0 for series in chart.series for value in series.y)
 
 
 def _name_ticks(axis: Any, names: Sequence[str], room: float, length: int = 24) -> None:
@@ -197,7 +211,7 @@ def _name_ticks(axis: Any, names: Sequence[str], room: float, length: int = 24) 
 
 def _draw_points(chart: Scatter, axes: Any, known: Mapping[str, Style]) -> list[Any]:
     number = sum(len(group.x) for group in chart.groups)
-    size = _within(6000 / number, 6, 30)
+    size = _within(12000 / number, 8, 36)
     handles = [
         axes.scatter(
             *(group.x, group.y),

@@ -1,0 +1,5 @@
+"""tools/visualize.py: pictures of features, weights, levels and runs."""
+
+from .command import visualize
+
+__all__ = ['visualize']
