@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 
 pytest.importorskip('matplotlib')
 pytest.importorskip('plotly')
@@ -204,6 +205,7 @@ def test_validations_have_the_axis_that_they_were_logged_on(tmp_path):
     data.mkdir(parents=True)
     train = [{'loss': 1 / step, 'epoch': (step + 4) // 5, 'iter': step, 'step': step} for step in (5, 10)]
     val = [{'accuracy/top1': 50.0, 'loss': 2.0, 'step': 1}, {'accuracy/top1': 60.0, 'loss': math.nan, 'step': 2}]
+    val = [{**line, 'time': 0.1} for line in val]
     lines = [train[0], val[0], train[1], val[1]]
     (data / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"loss": 0.1, "it')
     charts = {chart['title']: chart for chart in draw(tmp_path, 'curves', tmp_path / 'run')}
@@ -353,7 +355,8 @@ def test_tsne_and_ausuc_of_checkpoints(tiny, capsys):
     cfg = Config.fromfile('tiny.py')
     model = build_model(cfg)
     load_weights(model, tiny / 'two.pth')
-    everything, _ = extract_features(model, cfg.test_dataloader)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        everything, _ = extract_features(model, cfg.test_dataloader)
     rows = [8 * ('cat', 'dog', 'owl').index(file.split('/')[-2]) + int(file.split('/')[-1][0]) for file in files]
     method = TSNE(2, perplexity=5, init='pca', learning_rate='auto', random_state=0)
     placed = method.fit_transform(everything[rows].numpy())

@@ -181,7 +181,7 @@ def _draw_lines(chart: LineChart, axes: Any, known: Mapping[str, Style]) -> list
         ('x', chart.log_x, [value for series in chart.series for value in series.x]),
         ('y', chart.log_y, [value for series in chart.series for value in series.y]),
     ):
-        if is_log and any(math.isfinite(value) and value > 0 for value in values):
+        if is_log and chart.left_out < len(values):
             axes.set(**{f'{axis}scale': 'log'})
         elif all_whole(values):
             axes.locator_params(axis=axis, integer=True)

@@ -142,8 +142,9 @@ def read_run(work_dir: str | Path) -> RunResult:
     process = [fact['peak'] for fact in facts if fact.get('peak')]
     last: Mapping[str, Any] = facts[-1] if facts else {}
     seconds = last.get('seconds_per_iter')
-    if seconds is None and training:
-        seconds = statistics.median(line['time'] for line in training if 'time' in line)
+    times = [line['time'] for line in training if 'time' in line]
+    if seconds is None and times:
+        seconds = statistics.median(times)
     return RunResult(
         work_dir=root,
         validations=validations,

@@ -23,6 +23,7 @@ from .. import launch
 from ..data_checks import check_data
 from ..errors import InputError, say
 from ..figures import Chart, Points, Scatter
+from ..loaders import retold, transforms_of_test
 from .output import named_all, write
 from .progress import Counted, Progress
 from .quiet import quiet
@@ -109,11 +110,9 @@ def _sklearn() -> Any:
 
 def _dataset(cfg: Config, split: str) -> Any:
     """A data set under the transforms of the test."""
-    from ..incremental.plan import _pipeline, _retold
-
     config = cfg[f'{split}_dataloader'].dataset
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        dataset = registry.build(_retold(config, _pipeline(cfg.test_dataloader.dataset)))
+        dataset = registry.build(retold(config, transforms_of_test(cfg)))
     dataset.full_init()
     return dataset
 
