@@ -142,6 +142,7 @@ def test_discrepancy_of_runs(tmp_path, runs, capsys):
             expected.append(layers_of(state, origin))
         assert series['y'] == pytest.approx(expected[-1], rel=1e-5)
         table = maps[('plain', 'olor').index(name)]
+        assert table['limits'] == [0, max(max(map(max, each['values'])) for each in maps)]
         assert pytest.approx(np.array(expected), rel=1e-5) == np.array(table['values']).T
     assert [series['x'] for series in training['series']] == [[1, 2, 3]] * 2
     far, near = (series['y'][-1] for series in training['series'])
@@ -208,7 +209,10 @@ def test_validations_have_the_axis_that_they_were_logged_on(tmp_path):
     val = [{**line, 'time': 0.1} for line in val]
     lines = [train[0], val[0], train[1], val[1]]
     (data / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"loss": 0.1, "it')
-    charts = {chart['title']: chart for chart in draw(tmp_path, 'curves', tmp_path / 'run')}
+    charts = {chart['title']: chart for chart in draw(tmp_path, 'curves', tmp_path / 'run', '--smooth', 0.5)}
+    # 1/5, then a mean of 1/5 and 1/10 with weights 1 and 2.
+    assert charts['loss']['series'][0]['y'] == pytest.approx([0.2, (0.2 + 2 * 0.1) / 3])
+    assert charts['accuracy/top1']['series'][0]['y'] == [50, 60]
     assert charts['loss']['x_label'] == 'iteration'
     assert charts['accuracy/top1']['x_label'] == 'epoch'
     assert charts['accuracy/top1']['y_label'] == 'accuracy/top1, %'

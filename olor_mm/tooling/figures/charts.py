@@ -232,6 +232,8 @@ class HeatMap:
         caption: A sentence or two below the title. Defaults to ''.
         digits: Decimal places of the numbers in the cells; None writes none. Defaults to 2.
         marked: Row and column of the cell that gets a frame, such as the best one. Defaults to None.
+        limits: The values at the ends of the scale of colours, for maps that are compared. Defaults to None: the
+            smallest and the largest one.
 
     Raises:
         ValueError: If there is no cell, or the numbers of values do not fit those of rows and columns.
@@ -247,6 +249,7 @@ class HeatMap:
     caption: str = ''
     digits: int | None = 2
     marked: tuple[int, int] | None = None
+    limits: tuple[float, float] | None = None
     names: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -268,6 +271,13 @@ class HeatMap:
     def left_out(self) -> int:
         """How many cells are empty."""
         return sum(not _fits(value) for row in self.values for value in row)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The values at the ends of the scale of colours, the second one above the first."""
+        finite = [value for row in self.values for value in row if _fits(value)]
+        low, high = self.limits or ((min(finite), max(finite)) if finite else (0.0, 1.0))
+        return low, high if high > low else low + 1.0
 
     def text(self, row: int, column: int) -> str:
         """What is written in a cell."""

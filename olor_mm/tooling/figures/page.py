@@ -274,6 +274,8 @@ def _cells(chart: HeatMap) -> list[dict[str, Any]]:
             'text': texts,
             'texttemplate': '%{text}' if numbers else None,
             'customdata': names,
+            'zmin': chart.scale[0],
+            'zmax': chart.scale[1],
             'colorscale': [[i / steps, colour] for i, colour in enumerate(SCALE)],
             'colorbar': {'title': {'text': _plain(chart.value_label), 'side': 'right'}},
             'xgap': 1,

@@ -236,11 +236,10 @@ def _draw_points(chart: Scatter, axes: Any, known: Mapping[str, Style]) -> list[
 
 
 def _draw_cells(chart: HeatMap, axes: Any, part: Any) -> list[Any]:
-    finite = [value for row in chart.values for value in row if math.isfinite(value)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    low, high = chart.scale
     values = [[value if math.isfinite(value) else math.nan for value in row] for row in chart.values]
     colours = LinearSegmentedColormap.from_list('scale', SCALE).with_extremes(bad=EMPTY)
-    image = axes.imshow(values, cmap=colours, aspect='auto', vmin=low, vmax=high if high > low else low + 1)
+    image = axes.imshow(values, cmap=colours, aspect='auto', vmin=low, vmax=high)
     axes.grid(visible=False)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -249,7 +248,7 @@ def _draw_cells(chart: HeatMap, axes: Any, part: Any) -> list[Any]:
     _name_ticks(axes.yaxis, chart.rows, room=height, length=28)
     if len(chart.columns) <= 24 and len(chart.rows) <= 40:
         for row, column in ((i, j) for i in range(len(chart.rows)) for j in range(len(chart.columns))):
-            share = (chart.values[row][column] - low) / ((high - low) or 1.0)
+            share = (chart.values[row][column] - low) / (high - low)
             colour = 'black' if share > 0.5 else 'white'
             axes.text(column, row, chart.text(row, column), ha='center', va='center', fontsize=8, color=colour)
     if chart.marked is not None:

@@ -32,12 +32,14 @@ class Curve:
     Attributes:
         run: The name of the run.
         unit: 'epoch' or 'iteration'.
+        is_training: Whether it was logged while training, and not at a validation.
         x: Positions.
         y: Values.
     """
 
     run: str
     unit: str
+    is_training: bool
     x: list[float]
     y: list[float]
 
@@ -80,7 +82,7 @@ def _read(runs: Sequence[Named]) -> dict[str, list[Curve]]:
                 'set visualizer.vis_backends=[dict(type="LocalVisBackend")] in the config, as mm\'s configs have it',
             )
         for metric, points in result.curves.items():
-            curve = Curve(name, 'iteration', [x for x, _ in points], [y for _, y in points])
+            curve = Curve(name, 'iteration', True, [x for x, _ in points], [y for _, y in points])
             found.setdefault(metric, []).append(curve)
         last_epoch = max((epoch for _, epoch in result.curves.get('epoch', ())), default=math.inf)
         metrics = dict.fromkeys(key for each in result.validations for key in each if key not in _ASIDE)
@@ -90,7 +92,7 @@ def _read(runs: Sequence[Named]) -> dict[str, list[Curve]]:
             unit = 'epoch' if counts_epochs or not result.curves else 'iteration'
             # A validation's loss is another one than the training's.
             key = f'val/{metric}' if metric in result.curves else metric
-            found.setdefault(key, []).append(Curve(name, unit, [x for x, _ in points], [y for _, y in points]))
+            found.setdefault(key, []).append(Curve(name, unit, False, [x for x, _ in points], [y for _, y in points]))
     return found
 
 
@@ -114,10 +116,11 @@ def _chosen(found: dict[str, list[Curve]], patterns: Sequence[str] | None) -> li
 
 
 def _chart(args: argparse.Namespace, name: str, found: Sequence[Curve], unit: str) -> LineChart:
-    smooth = args.smooth if len(max((curve.x for curve in found), key=len)) > 2 else 0.0
+    # A validation is no noise of a batch.
+    smooth = args.smooth if all(curve.is_training for curve in found) else 0.0
     series = [Series(curve.run, curve.x, smoothed(curve.y, smooth)) for curve in found]
     axis = _UNITS.get(name) or ('%' if name.startswith(_PERCENT) else '')
-    caption = f'Smoothed: each value is {smooth:g} of the one before and {1 - smooth:g} of its own.' if smooth else ''
+    caption = f'A moving average: {smooth:g} of the one before, {1 - smooth:g} of each value.' if smooth else ''
     return LineChart(name, unit, f'{name}, {axis}' if axis else name, series, caption, log_y=args.log)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -134,14 +135,24 @@ def _charts(args: argparse.Namespace, runs: Sequence[Run]) -> list[Chart]:
             LineChart('Distance from θ₀ over training', unit, measure, series, caption, log_y=args.log, from_zero=True)
         )
     if args.index == 'layer':
-        charts += [_map(run) for run in trained]
+        values = [value for run in trained for found in run.found for value in found.values if math.isfinite(value)]
+        charts += [_map(run, (0.0, max(values, default=1.0))) for run in trained]
     return charts
 
 
-def _map(run: Run) -> HeatMap:
+def _map(run: Run, limits: tuple[float, float]) -> HeatMap:
+    """Layers over epochs, in the colours of all runs."""
     rows = [f'{i} {label}'.strip() for i, label in enumerate(run.found[-1].labels)]
     values = [[found.values[i] for found in run.found] for i in range(len(rows))]
     columns = [str(step) for step in run.steps]
     return HeatMap(
-        f'{run.name}: distance from θ₀', rows, columns, values, run.unit, 'layer', '‖θ − θ₀‖ / ‖θ₀‖', digits=3
+        f'{run.name}: distance from θ₀',
+        rows,
+        columns,
+        values,
+        run.unit,
+        'layer',
+        '‖θ − θ₀‖ / ‖θ₀‖',
+        digits=3,
+        limits=limits,
     )

@@ -146,6 +146,7 @@ def _over_training(args: argparse.Namespace, cfg: Config, settings: RollbackSett
         caption=f'aₜ is λᵢ times {how}, as the schedules of the config have it.',
         log_y=args.log,
         ordered=True,
+        from_zero=True,
     )
 
 
