@@ -8,12 +8,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import LoggerHook
 
 from olor_mm.engine.loading import load_from_local
 from olor_mm.tooling.errors import InputError
+from olor_mm.tooling.missed_validation import MissedValidationHook
 from olor_mm.tooling.runs import Run, crew, execute, read_run
 from olor_mm.tooling.runs import devices as devices_module
 from olor_mm.tooling.runs.child import Child, command
@@ -193,6 +196,25 @@ def test_other_settings_are_named(stand_in, tmp_path):
     write_config(tmp_path, "model['backbone'] = dict(width=6)\n")
     with pytest.raises(InputError, match=r'model\.backbone\.width: there not set, here 6'):
         execute([Run('a', run.argv, run.work_dir)])
+
+
+def test_what_failed_before_its_first_checkpoint_may_be_mended(stand_in, tmp_path):
+    (run,) = stand_in(a={'code': 2, 'steps': 1})
+    assert execute([run])[0].state == 'failed'
+    stand_in(a={'steps': 3})
+    mended = Run('a', [*run.argv, '--data-root', 'right'], run.work_dir)
+    assert execute([mended])[0].state == 'finished'
+    # Anew, and without what had been logged before.
+    assert (tmp_path / 'events.txt').read_text().splitlines()[2].split()[:3] == ['begin', 'a', '-']
+    assert [each['step'] for each in read_run(run.work_dir).validations] == [1, 2, 3]
+    with pytest.raises(InputError, match=r"--data-root: there 'right', here 'left'"):
+        execute([Run('a', [*run.argv, '--data-root', 'left'], run.work_dir)])
+    # With a checkpoint it may not.
+    (other,) = stand_in(b={'code': 1})
+    execute([other])
+    (other.work_dir / 'epoch_1.pth').touch()
+    with pytest.raises(InputError, match=r"--data-root: there None, here 'left'"):
+        execute([Run('b', [*other.argv, '--data-root', 'left'], other.work_dir)])
 
 
 @pytest.mark.parametrize(
@@ -427,3 +449,55 @@ def test_what_is_shown(capsys, monkeypatch):
         said = capsys.readouterr().err
         assert '[a] is half done' in said
         assert ('0 of 2 done; a: epoch 1 of 2' in said) == (kind is Plain)
+
+
+# ---------------------------------------------------------------- a validation that was missed
+
+
+@pytest.mark.parametrize(
+    ('loop', 'expected'),
+    [
+        (dict(epoch=2, max_epochs=5, val_interval=2), True),
+        (dict(epoch=3, max_epochs=5, val_interval=2), False),
+        (dict(epoch=5, max_epochs=5, val_interval=2), True),
+        (dict(epoch=2, max_epochs=5, val_interval=2, val_begin=3), False),
+        (dict(iter=20, max_iters=50, val_interval=10), True),
+        (dict(iter=25, max_iters=50, val_interval=10), False),
+        (dict(iter=50, max_iters=50, val_interval=100), True),
+        (dict(epoch=4, max_epochs=9, val_interval=4, dynamic_milestones=[0, 4], dynamic_intervals=[4, 3]), False),
+        (dict(epoch=2, max_epochs=9, val_interval=4, dynamic_milestones=[0, 4], dynamic_intervals=[2, 3]), True),
+    ],
+)
+def test_when_a_validation_is_due(loop, expected):
+    loop = SimpleNamespace(**{'val_begin': 1, **loop})
+    if hasattr(loop, 'epoch'):
+        loop.run_epoch = None
+    assert MissedValidationHook._is_due(SimpleNamespace(train_loop=loop)) is expected
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'metric_by_epoch', 'step', 'expected'),
+    [
+        # What was logged: iterations to 20, and validations with the steps 1 and 2 in this order.
+        (True, True, 2, False),
+        (True, True, 3, True),
+        (True, False, 2, False),
+        (False, False, 2, False),
+        (False, False, 20, True),
+        # The step says nothing: whether something came after the last iteration does.
+        (False, True, 20, False),
+    ],
+)
+def test_whether_a_validation_is_missing(tmp_path, by_epoch, metric_by_epoch, step, expected):
+    lines = [train_line(10), {'map': 1.0, 'time': 1, 'step': 1}, train_line(20), {'map': 1.0, 'time': 1, 'step': 2}]
+    write_scalars(tmp_path, '20260101_000000', *lines)
+    logger = LoggerHook(log_metric_by_epoch=metric_by_epoch)
+    loop = SimpleNamespace(run_epoch=None) if by_epoch else SimpleNamespace()
+    runner = SimpleNamespace(work_dir=tmp_path, hooks=[logger], train_loop=loop, epoch=step, iter=step)
+    assert MissedValidationHook._is_missing(runner) is expected
+    if (by_epoch, metric_by_epoch) == (False, True):
+        write_scalars(tmp_path, '20260102_000000', train_line(30))
+        assert MissedValidationHook._is_missing(SimpleNamespace(**{**vars(runner), 'iter': 30}))
+    # Where nothing was logged, nothing is known.
+    nothing = SimpleNamespace(**{**vars(runner), 'work_dir': tmp_path / '20260101_000000' / 'vis_data'})
+    assert not MissedValidationHook._is_missing(nothing)

@@ -13,7 +13,7 @@ from ..errors import EXIT_INPUT_ERROR
 from .child import Child, command, stop
 from .progress import Plain, position
 from .read import read_run
-from .record import LOG, Record, Run, check_new, write_record
+from .record import LOG, Record, Run, check_new, set_aside, write_record
 
 __all__ = ['Crew', 'Outcome']
 
@@ -129,6 +129,8 @@ class Crew:
             self._close(number, Outcome(run, found.state, False, _code(found), found.why))
             return True
         run.work_dir.mkdir(parents=True, exist_ok=True)
+        if found is None:
+            set_aside(run.work_dir)
         self._display.start(run.name)
         record = found or Record(run.name, 'started', run.settings)
         self._start(run, record, number)

@@ -23,7 +23,7 @@ from ..names import check_names
 from ..options import train_parser
 from ..settings import load_config
 
-__all__ = ['Record', 'Run', 'check_new', 'read_record', 'write_record']
+__all__ = ['Record', 'Run', 'check_new', 'read_record', 'set_aside', 'write_record']
 
 #: In the work dir of a run: how it was started, and how it ended.
 FILE = 'run.json'
@@ -135,8 +135,11 @@ def write_record(work_dir: Path, record: Record) -> None:
 def check_new(run: Run) -> Record | None:
     """See that a run may use its work dir.
 
+    A run that failed, or was stopped, before its first checkpoint has left nothing to go on from: it may be given other
+    settings, such as the right folder of the data.
+
     Returns:
-        What an earlier process of the same run left there; None where there was none.
+        What an earlier process of the same run left there; None where it begins anew.
 
     Raises:
         InputError: If the folder holds another run, or the same one with other settings.
@@ -150,6 +153,8 @@ def check_new(run: Run) -> Record | None:
             )
         return None
     changes = [*_changes(found.settings, settings)]
+    if changes and found.state in ('started', 'failed') and not _has_checkpoint(run.work_dir):
+        return None
     if changes:
         more = [f'and {len(changes) - 5} more'] if len(changes) > 5 else []
         raise InputError(
@@ -159,6 +164,16 @@ def check_new(run: Run) -> Record | None:
             'take these settings back, take another --work-dir, or remove that folder: it is then run anew',
         )
     return found
+
+
+def set_aside(work_dir: Path) -> None:
+    """Take what an earlier run with other settings has logged out of the way of :func:`read_run`; it is kept."""
+    for logged in work_dir.glob('*/vis_data'):
+        logged.rename(logged.with_name('vis_data_of_other_settings'))
+
+
+def _has_checkpoint(work_dir: Path) -> bool:
+    return (work_dir / 'last_checkpoint').exists() or any(work_dir.glob('*.pth'))
 
 
 def _changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
