@@ -203,6 +203,9 @@ WRONG = {
     'no methods': ({'method': []}, 'names no method'),
     'not a method': ({'method': 3}, 'must be a dict with a type'),
     'no such part': ({'method': {'type': 'Linear', 'part': 'bakbone'}}, "part='bakbone': NoisyModel has no 'bakbone'"),
+    'nothing in the part': (
+        {'method': {'type': 'Linear', 'part': 'data_preprocessor'}}, "part='data_preprocessor' has no parameters",
+    ),
     'part is no path': ({'method': {'type': 'Linear', 'part': 3}}, 'part=3 must be the path'),
     'no such model': ({'of': ''}, "model.of='' must be the type"),
     'not a pattern': ({'method': {'type': 'Linear', 'train': '('}}, r"train='\(': '\(' is no regular expression"),
