@@ -322,6 +322,7 @@ def test_settings_of_later_tasks(tmp_path):
         ("model['head'] = dict(type='LinearClsHead')", "model.head.type='LinearClsHead'"),
         ('test_dataloader = None', 'test_dataloader is not set'),
         ("custom_hooks += [dict(type='EMAHook')]", 'EMAHook tests other weights'),
+        ("custom_hooks += [dict(type='olor_mm.SaveTrainedHook')]", 'SaveTrainedHook leaves out of checkpoints'),
         ('incremental.update(num_classes=7, task_sizes=[2, 1, 4], seed=None)', r'no image of \[6\]'),
         ("train_dataloader['dataset']['labelled'] = False", 'sample 0 has no gt_label'),
         ("model['head']['in_channels'] = 4", 'model.head.in_channels=4: features'),

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..._options import check_known
+from ...engine.trained_only import needs_pretrained
 from ...models.incremental import Alignment, TaskSplit
 from ...registry import type_name
 from .. import launch
@@ -120,6 +121,11 @@ def check_config(cfg: Config, settings: IncrementalSettings) -> None:
                 'custom_hooks: EMAHook tests other weights than those that the statistics of classes are of',
                 'take it out of the config',
             )
+    if needs_pretrained(cfg):
+        raise InputError(
+            'custom_hooks: SaveTrainedHook leaves out of checkpoints what later tasks and resumed ones start from',
+            'take it out of the config',
+        )
     rollback = (cfg.get('optim_wrapper') or {}).get('rollback') or {}
     if settings.olor_anchor == 'pretrained' and not rollback:
         raise InputError(
