@@ -53,7 +53,7 @@ class RollbackSession:
         self.shards: Shards | None = None
         self.names: dict[str, Tensor] = {canonical_name(name): p for name, p in model.named_parameters()}
         # With what hooks unfreeze later, which is trained while the wrapper is built.
-        self._trained = [p for p in self.names.values() if p.requires_grad]
+        self._trained = [p for p in model.parameters() if p.requires_grad]
         self._added = added_by_methods(model)
         #: Names of what a method added and wants to be pulled back to where it starts.
         self._returning = pulled_back_by_methods(model)

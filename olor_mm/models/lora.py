@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -21,6 +21,8 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: Where a forward is from that is torch's.
 _AS_TORCH = ('torch.', 'mmcv.cnn.bricks.wrappers.')
 _LETTERS = 'qkv'
+#: Names of A and B in a state dict.
+_ADDED = re.compile(rf'\.({CHILD}|parametrizations\.\w+\.0)\.[ab]$')
 
 
 @METHODS.register_module()
@@ -93,6 +95,7 @@ class LoRA(Method):
         for name in self._find(inside, modules):
             self._adapt(name, modules)
         model.register_forward_hook(self._check_use)
+        model._register_load_state_dict_pre_hook(_check_targets, with_module=True)
 
     def weights_are_in(self, model: nn.Module) -> None:
         for low_rank, weight in pairs(model, self.adapted):
@@ -193,6 +196,19 @@ class LoRA(Method):
         ]
         if len(holders) > 1:
             raise ValueError(f'{told}: {" and ".join(holders)} are one weight: targets must leave them out')
+
+
+def _check_targets(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse a checkpoint with changes of more weights: a loader that is not strict would only warn, and drop them."""
+    # By what was noted when it was built: parameters that are sharded have other names.
+    own = {prefix + name for name in model.get_submodule('tuning').added}  # type: ignore[union-attr]
+    more = [name for name in state_dict if name.startswith(prefix) and _ADDED.search(name) and name not in own]
+    if more:
+        raise ValueError(
+            f'the checkpoint has LoRA in {len({name.rpartition(".")[0] for name in more})} layers that are not adapted '
+            f'in the model, such as {more[0].rpartition(".")[0]}: set targets of model.method as they were when the '
+            'checkpoint was saved'
+        )
 
 
 def _check(right: bool, given: str, must: str) -> None:

@@ -137,8 +137,8 @@ def _check_found(method: Method, model: nn.Module) -> None:
     names = [plain(name) for name, _ in model.named_parameters() if method.has(name)]
     if not names:
         raise ValueError(
-            f'model.method: {method}: part={method.part!r} has no parameters: give the path of what is pre-trained, such '
-            "as 'backbone'"
+            f'model.method: {method}: part={method.part!r} has no parameters: give the path of what is pre-trained, '
+            "such as 'backbone'"
         )
     for pattern in method.train:
         if not any(pattern.search(name) for name in names):

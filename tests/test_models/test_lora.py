@@ -336,6 +336,10 @@ def trained_in(model):
 
 
 OTHERS = {
+    'targets': (
+        {'targets': r'blocks\.1\.attn'},
+        r'LoRA in \d layers that are not adapted in the model, such as .*blocks\.0',
+    ),
     'rank': ({'rank': 3}, r'is \(2, 2, 8\) in the checkpoint and \(2, 3, 8\) in the model: set rank, rows and targets'),
     'scale': ({'alpha': 16}, r'has scale=4\.0, parts=\[0, 2\], of=3 in it and scale=8\.0'),
     'rows': ({'rows': 'qk'}, r'parts=\[0, 2\], of=3 in it and scale=4\.0, parts=\[0, 1\]'),
