@@ -57,13 +57,13 @@ def stand_in(argv):
         events.write(f'begin {work_dir.name} {" ".join(argv[argv.index("--work-dir") + 2 :])} {gpu} {threads}\n')
     if told.get('deaf'):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if not os.fork():
-            Path(work_dir, 'worker').write_text(str(os.getpid()))
-            time.sleep(60)
+    if (told.get('deaf') or told.get('leaves')) and not os.fork():
+        Path(work_dir, 'worker').write_text(str(os.getpid()))
+        time.sleep(60)
     folder = work_dir / str(time.time_ns()) / 'vis_data'
     folder.mkdir(parents=True)
     Path(work_dir, 'pid').write_text(str(os.getpid()))
-    for step in range(1, told['steps'] + 1):
+    for step in range(told.get('first', 1), told['steps'] + 1):
         with (folder / 'scalars.json').open('a') as scalars:
             scalars.write(json.dumps({'loss': 1 / step, 'time': 0.5, 'iter': step, 'step': step}) + '\n')
             value = told.get('value', 10.0 * step)

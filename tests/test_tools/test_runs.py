@@ -201,12 +201,12 @@ def test_other_settings_are_named(stand_in, tmp_path):
 def test_what_failed_before_its_first_checkpoint_may_be_mended(stand_in, tmp_path):
     (run,) = stand_in(a={'code': 2, 'steps': 1})
     assert execute([run])[0].state == 'failed'
-    stand_in(a={'steps': 3})
+    stand_in(a={'first': 2, 'steps': 3})
     mended = Run('a', [*run.argv, '--data-root', 'right'], run.work_dir)
     assert execute([mended])[0].state == 'finished'
     # Anew, and without what had been logged before.
     assert (tmp_path / 'events.txt').read_text().splitlines()[2].split()[:3] == ['begin', 'a', '-']
-    assert [each['step'] for each in read_run(run.work_dir).validations] == [1, 2, 3]
+    assert [each['step'] for each in read_run(run.work_dir).validations] == [2, 3]
     with pytest.raises(InputError, match=r"--data-root: there 'right', here 'left'"):
         execute([Run('a', [*run.argv, '--data-root', 'left'], run.work_dir)])
     # With a checkpoint it may not.
@@ -291,6 +291,11 @@ def test_a_stop_stops_all(stand_in, tmp_path, monkeypatch, number, raised):
     assert codes == [-signal.SIGTERM, -signal.SIGKILL]
     # And it goes on.
     assert [each.state for each in execute(stand_in(z={}, a={}, b={}))] == ['finished'] * 3
+
+
+def test_nothing_is_left_behind_by_a_run_that_ended(stand_in, tmp_path):
+    execute(stand_in(a={'leaves': True, 'seconds': 0.5}))
+    wait_for(lambda: not lives(int((tmp_path / 'a' / 'worker').read_text())))
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the system does not tell a process that its parent has ended')

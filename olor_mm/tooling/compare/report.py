@@ -113,7 +113,7 @@ def _kept(row: Row, name: str) -> str:
 
 
 def _sentences(rows: Sequence[Row], metric: str, rule: str, args: argparse.Namespace, against: str) -> list[str]:
-    spread = 'Mean ± sample standard deviation over the seeds' if len(args.seeds) > 1 else 'Of one seed'
+    spread = 'Mean ± sample standard deviation over the seeds' if len(args.seeds) > 1 else 'Of the one seed'
     said = [f'{spread} {", ".join(map(str, args.seeds))}; the {args.which} validation of each run.']
     if rule == 'less':
         said[0] += f' The less of {metric}, the better.'
