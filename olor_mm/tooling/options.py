@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ from mmengine.config import DictAction
 
 from .errors import EXIT_INPUT_ERROR, TURN, speaks
 
-__all__ = ['incremental_parser', 'merge_parser', 'test_parser', 'train_parser']
+__all__ = ['calibrate_parser', 'incremental_parser', 'merge_parser', 'test_parser', 'train_parser']
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,6 +131,77 @@ def incremental_parser() -> argparse.ArgumentParser:
     parser.add_argument('--pretrained', metavar='FILE', help="checkpoint that replaces the backbone's pre-trained one")
     _add_common(parser)
     return parser
+
+
+def calibrate_parser() -> argparse.ArgumentParser:
+    """The parser of tools/calibrate.py."""
+    parser = _Parser(
+        prog='calibrate.py',
+        description='Find gamma, which is added to the logits of classes that were absent from fine-tuning, from the '
+        'training images alone, and save it into the checkpoint.',
+    )
+    parser.add_argument('config', help='config file of the fine-tuning')
+    parser.add_argument('checkpoint', help='checkpoint of the fine-tuning')
+    parser.add_argument('--work-dir', help='folder for what is found; default: work_dirs/<name of the config>')
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        choices=['alg', 'pcv'],
+        default=['alg', 'pcv'],
+        help='alg: average logit gap, in one pass; pcv: pseudo cross-validation, which fine-tunes anew; default: both',
+    )
+    parser.add_argument('--gamma', type=_number, metavar='G', help='take this gamma instead')
+    parser.add_argument('--folds', type=_count, default=3, metavar='N', help='folds of pcv; default: 3')
+    parser.add_argument(
+        '--hold-out',
+        type=_share,
+        default=0.2,
+        metavar='SHARE',
+        help='how much of the training images of each class the folds of pcv are not trained on; default: 0.2',
+    )
+    parser.add_argument('--seed', type=_seed, default=0, help='of the folds and of what is held out; default: 0')
+    parser.add_argument('--resume', action='store_true', help='go on: finished folds stay')
+    parser.add_argument(
+        '--no-test',
+        action='store_true',
+        help='no table: the images of the test are not looked at, even when all is done',
+    )
+    parser.add_argument(
+        '--remove', metavar='FILE', help='take gamma out of a calibrated checkpoint, write that file, and end'
+    )
+    parser.add_argument('--amp', action='store_true', help='train the folds in mixed precision (needs an accelerator)')
+    parser.add_argument('--pretrained', metavar='FILE', help="checkpoint that replaces the backbone's pre-trained one")
+    _add_common(parser)
+    return parser
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f'{text!r} is no finite number')
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of 1 or more')
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0 to {2**32 - 1}')
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not in (0, 1)')
+    return value
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
