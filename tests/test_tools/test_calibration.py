@@ -18,8 +18,9 @@ from olor_mm.tooling.calibration import calibrate, command, folds
 
 pytest.importorskip('mmpretrain')
 
+from tests.test_engine._ranks import on_ranks
 from tests.test_evaluation.test_calibration import every_gamma, plain_alg, right
-from tests.test_tools._calibration import ABSENT, CONFIG, SEEN, TEST, TRAIN, Watched, by_hand, pixels, pretrained
+from tests.test_tools._calibration import ABSENT, CONFIG, SEEN, TEST, TRAIN, Watched, by_hand, on_rank, pixels, pretrained
 
 
 def _plain_text(cfg):
@@ -458,3 +459,24 @@ def test_refuses_files(tuned, tmp_path):
     torch.save({'meta': {}}, tmp_path / 'empty.pth')
     with pytest.raises(InputError, match='it holds no weights by name'):
         calibrate([tuned[0], str(tmp_path / 'empty.pth'), '--work-dir', str(tmp_path / 'run')])
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@pytest.mark.slow  # two processes import mmpretrain
+def test_two_processes(whole, tuned, tmp_path):
+    ranks = on_ranks(2, on_rank, [*tuned, '--work-dir', str(tmp_path / 'run'), '--folds', '1'])
+    (gammas, fold, state, reads), (other, other_fold, other_state, other_reads) = ranks
+    assert gammas == other
+    assert fold == other_fold
+    assert all(torch.equal(value, other_state[name]) for name, value in state.items())
+    # One process reads other batches in the folds; the fine-tuned model says the same.
+    assert gammas['ALG'] == pytest.approx(found(whole[0])['gammas']['ALG'], rel=1e-6)
+    table, alone = ({row['name']: row for row in found(root)['table']} for root in (tmp_path / 'run', whole[0]))
+    for name in ('pre-trained', 'fine-tuned', 'fine-tuned, ALG'):
+        assert table[name]['accuracies'] == pytest.approx(alone[name]['accuracies'])
+        assert table[name]['ncm'] == pytest.approx(alone[name]['ncm'])
+    # Each image of the test once by each of the two models, by one rank or the other.
+    tested = [place for split, place in [*reads, *other_reads] if split == 'test']
+    assert sorted(tested) == sorted(2 * [*range(6 * TEST)])
