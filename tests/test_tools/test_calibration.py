@@ -14,13 +14,24 @@ from mmengine.runner import Runner
 
 from olor_mm.engine.loading import load_from_local
 from olor_mm.tooling import InputError, launch
-from olor_mm.tooling.calibration import calibrate, command, folds
+from olor_mm.tooling.calibration import calibrate, folds
 
 pytest.importorskip('mmpretrain')
 
 from tests.test_engine._ranks import on_ranks
 from tests.test_evaluation.test_calibration import every_gamma, plain_alg, right
-from tests.test_tools._calibration import ABSENT, CONFIG, SEEN, TEST, TRAIN, Watched, by_hand, on_rank, pixels, pretrained
+from tests.test_tools._calibration import (
+    ABSENT,
+    CONFIG,
+    SEEN,
+    TEST,
+    TRAIN,
+    Watched,
+    by_hand,
+    on_rank,
+    pixels,
+    pretrained,
+)
 
 
 def _plain_text(cfg):
@@ -118,8 +129,11 @@ def test_pcv_by_hand(whole):
         pseudo = {SEEN.index(label) for label in fold['seen']}
         z, before = (by_hand(weights, x)[1][:, SEEN].double() for weights in (state, pretrained()))
         least = right(before, inside, pseudo, 0)[1]
-        allowed = {g: sum(right(z, inside, pseudo, g)) for g in every_gamma(z, pseudo)
-                   if right(z, inside, pseudo, g)[1] >= least}
+        allowed = {
+            g: sum(right(z, inside, pseudo, g))
+            for g in every_gamma(z, pseudo)
+            if right(z, inside, pseudo, g)[1] >= least
+        }
         result = json.loads((root / 'pcv' / f'fold_{number}' / 'result.json').read_text())['best']
         assert (result is None) == (not allowed)
         if result is not None:
@@ -147,8 +161,9 @@ def test_the_table_by_hand(whole, tuned, capsys):
         counts, sizes = right(z.double(), y, SEEN, gamma), [4 * TEST, 2 * TEST]
         wanted = {'S/Y': counts[0] / sizes[0], 'U/Y': counts[1] / sizes[1], 'Y/Y': sum(counts) / sum(sizes)}
         assert {part: row['accuracies'][part] / 100 for part in wanted} == pytest.approx(wanted)
-        means = torch.stack([torch.nn.functional.normalize(by_hand(state, bank)[0][bank_labels == c]).mean(0)
-                             for c in range(6)])
+        means = torch.stack(
+            [torch.nn.functional.normalize(by_hand(state, bank)[0][bank_labels == c]).mean(0) for c in range(6)]
+        )
         ncm = (torch.nn.functional.normalize(features) @ torch.nn.functional.normalize(means).T).argmax(1) == y
         of_seen = torch.isin(y, torch.tensor(SEEN))
         assert row['ncm']['Y/Y'] == pytest.approx(100 * float(ncm.double().mean()))
@@ -217,8 +232,9 @@ def test_the_saved_gamma_is_used_by_plain_tools(method, whole, tuned, tmp_path):
     z, y = shifted(tuned, gamma)
     wanted = 100 * float((z.argmax(1) == y).double().mean())
     # tools/test.py with the config of the training.
-    launch.test([tuned[0], str(file), '--work-dir', str(tmp_path), '--out', str(tmp_path / 'out.json'), '--out-item',
-                 'metrics'])
+    launch.test(
+        [tuned[0], str(file), '--work-dir', str(tmp_path), '--out', str(tmp_path / 'out.json'), '--out-item', 'metrics']
+    )
     assert json.loads((tmp_path / 'out.json').read_text())['accuracy/top1'] == pytest.approx(wanted, abs=1e-4)
     # MMEngine's Runner.
     cfg = Config.fromfile(tuned[0])
@@ -346,17 +362,25 @@ load_from = None
 """
 
 
-@pytest.mark.parametrize(
-    'extra', [TUNED, OLOR, AVERAGED, LEFT_OUT], ids=['LoRA', 'OLOR', 'EMAHook', 'SaveTrainedHook']
-)
+@pytest.mark.parametrize('extra', [TUNED, OLOR, AVERAGED, LEFT_OUT], ids=['LoRA', 'OLOR', 'EMAHook', 'SaveTrainedHook'])
 def test_methods(extra, tmp_path):
     config, checkpoint = fine_tune(tmp_path, f'{extra}\ntrain_cfg.update(max_epochs=3)\n')
     calibrate([config, checkpoint, '--work-dir', str(tmp_path / 'run'), '--folds', '1'])
     table = found(tmp_path / 'run')['table']
     rows = {row['name'].split(', ')[-1]: row['accuracies']['Y/Y'] for row in table}
     for name, file in (('fine-tuned', checkpoint), ('ALG', str(tmp_path / 'run' / 'calibrated_alg.pth'))):
-        launch.test([config, file, '--work-dir', str(tmp_path / 'test'), '--out', str(tmp_path / 'out.json'),
-                     '--out-item', 'metrics'])
+        launch.test(
+            [
+                config,
+                file,
+                '--work-dir',
+                str(tmp_path / 'test'),
+                '--out',
+                str(tmp_path / 'out.json'),
+                '--out-item',
+                'metrics',
+            ]
+        )
         tested = json.loads((tmp_path / 'out.json').read_text())['accuracy/top1']
         # What the table says is what a test of the checkpoint gives.
         assert tested == pytest.approx(rows[name], abs=1e-4)
@@ -421,7 +445,7 @@ def test_a_head_without_biases():
 @pytest.mark.parametrize(
     ('extra', 'message'),
     [
-        ("train_dataloader['dataset'] = patches\n", 'training images are of all 6 classes of the head: none was absent'),
+        ("train_dataloader['dataset'] = patches\n", 'of all 6 classes of the head: none was absent'),
         ("model['head']['num_classes'] = 4\n", r'does not fit the model of the config\n(?s:.*)size mismatch'),
         ('test_dataloader = test_cfg = test_evaluator = None\n', 'test_dataloader is not set'),
         ("model.pop('head')\n", 'the model of the config has no head'),
@@ -480,3 +504,11 @@ def test_two_processes(whole, tuned, tmp_path):
     # Each image of the test once by each of the two models, by one rank or the other.
     tested = [place for split, place in [*reads, *other_reads] if split == 'test']
     assert sorted(tested) == sorted(2 * [*range(6 * TEST)])
+
+
+def test_a_head_at_random_is_told(capsys):
+    labels = torch.arange(40) % 20
+    folds._warn_of_random_head(torch.randn(40, 20).scatter(1, (labels[:, None] + 1) % 20, 9.0), labels)
+    assert 'right in 0.00% of the training images held out, of 20 classes' in capsys.readouterr().err
+    folds._warn_of_random_head(torch.randn(40, 20).scatter(1, labels[:, None], 9.0), labels)
+    assert not capsys.readouterr().err

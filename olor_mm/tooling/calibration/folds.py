@@ -53,7 +53,8 @@ def cross_validate(
         if result is None:
             if before is None:
                 bench.to_pretrained()
-                before, _ = bench.logits(held_out)
+                before, labels = bench.logits(held_out)
+                _warn_of_random_head(before, labels)
             say(
                 f'PCV, fold {number + 1} of {len(plan.folds)}: fine-tuning on {len(fold.seen)} classes, '
                 f'{len(fold.absent)} absent'
@@ -103,6 +104,16 @@ def _train(
     del runner
     gc.collect()
     return logits
+
+
+def _warn_of_random_head(logits: Tensor, labels: Tensor) -> None:
+    """Say so where the pre-trained model knows next to nothing: its head may be drawn at random."""
+    right = float((logits.argmax(dim=1) == labels).double().mean())
+    if logits.size(1) >= 10 and right < 2 / logits.size(1):
+        say(
+            f'warning: the pre-trained model is right in {100 * right:.2f}% of the training images held out, of '
+            f'{logits.size(1)} classes: its head has to come from pre-training too, by load_from or model.init_cfg'
+        )
 
 
 def _read(root: Path, number: int) -> tuple[BestGamma | None] | None:
