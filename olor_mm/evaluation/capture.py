@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .features import unwrapped, vectors
+from .features import extract_features, unwrapped, vectors
 
 __all__ = ['HeadOutputs']
 
@@ -23,6 +23,21 @@ class HeadOutputs:
         #: How often the head has run.
         self.calls = 0
         self._handle: Any = None
+        #: Loader's config, as text, to its features and labels.
+        self._banks: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def bank(self, model: nn.Module, loader: Any, what: str) -> tuple[Tensor, Tensor]:
+        """Features and labels of a loader's config; metrics that ask for the same before an evaluation share them.
+
+        Args:
+            model: Whose weights are evaluated.
+            loader: The config.
+            what: Who asks, for the log.
+        """
+        key = repr(loader)
+        if key not in self._banks:
+            self._banks[key] = extract_features(model, loader, what=what)
+        return self._banks[key]
 
     def attach(self, model: nn.Module) -> None:
         """Begin to read.
@@ -47,6 +62,7 @@ class HeadOutputs:
         if self._handle is not None:
             self._handle.remove()
         self._handle = self.features = self.logits = None
+        self._banks.clear()
 
     def _read(self, head: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.calls += 1

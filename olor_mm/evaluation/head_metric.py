@@ -12,7 +12,7 @@ from torch import Tensor
 from .._options import check_known
 from ._checks import is_count
 from .capture import HeadOutputs
-from .features import extract_features, labels_of
+from .features import labels_of
 from .loaders import TRAIN, bank_loader, labels_in
 
 __all__ = ['HOOK', 'BankMetric', 'HeadMetric', 'SeenClasses']
@@ -54,8 +54,8 @@ class HeadMetric(BaseMetric):
             split: 'val' or 'test'.
         """
         self.results.clear()
-        self.prepare(model, cfg, split)
         self._outputs, self._calls = outputs, outputs.calls
+        self.prepare(model, cfg, split)
 
     def prepare(self, model: Any, cfg: Mapping[str, Any], split: str) -> None:
         """What is to be done before the first batch. Defaults to nothing."""
@@ -110,7 +110,9 @@ class BankMetric(HeadMetric):
     def prepare(self, model: Any, cfg: Mapping[str, Any], split: str) -> None:
         """Extract the features of the bank, on all ranks."""
         name = type(self).__name__
-        features, labels = extract_features(model, bank_loader(f'{name}.bank', self.bank, cfg, split), what=name)
+        if self._outputs is None:
+            raise RuntimeError(f'{name} has no bank: set {HOOK}')
+        features, labels = self._outputs.bank(model, bank_loader(f'{name}.bank', self.bank, cfg, split), name)
         named = len((self.dataset_meta or {}).get('classes') or ())
         self.take(features, labels, self.num_classes or max(named, int(labels.max()) + 1))
 

@@ -73,6 +73,7 @@ class MetricsHook(Hook):
         refuse_shards(type(metrics[0]).__name__, runner.model)
         if get_world_size() > 1:
             check_loader(loop.dataloader)
+        self.outputs.detach()
         with evaluating():
             for metric in metrics:
                 metric.begin(runner.model, self.outputs, runner.cfg, split)

@@ -8,6 +8,7 @@ from mmengine.registry import METRICS, MODELS
 
 from olor_mm.evaluation import (
     ausuc,
+    extract_features,
     knn_accuracy,
     ncm_accuracy,
     seen_unseen_accuracies,
@@ -171,6 +172,26 @@ def test_each_sample_once_on_several_ranks(tmp_path, monkeypatch):
             expected = expected_of(model, queries=('val', count))
             del expected['accuracy/top1']
             check(found, expected)
+
+
+def test_metrics_share_a_bank_and_take_a_new_one_each_time(tmp_path, monkeypatch):
+    from olor_mm.evaluation import capture
+
+    asked = []
+
+    def extract(*args, what):
+        asked.append(what)
+        return extract_features(*args)
+
+    monkeypatch.setattr(capture, 'extract_features', extract)
+    other = {**ALL[1], 'bank': loader(split='train', count=30), 'prefix': 'near'}
+    runner, found = judged(tmp_path, [*ALL, other])
+    assert asked == ['KNNMetric', 'KNNMetric']
+    check(found, expected_of(runner.model))
+    with torch.no_grad():
+        runner.model.backbone.fc.weight.mul_(-0.3)
+    check(runner.test(), expected_of(runner.model))
+    assert len(asked) == 4
 
 
 def test_without_the_hook_the_error_names_it(tmp_path):
