@@ -85,7 +85,7 @@ def stand_in_for_forgetting(argv):
     """What tools/forgetting.py would write: distances that are told in the environment, by names of rows."""
     told = plan()['kept']
     if 'error' in told:
-        print(f'error: {told["error"]}')
+        print(f'error: {told["error"]}\n  looked for: x')
         return 2
     rows = [{'name': 'pre-trained', 'discrepancy': {'overall': 0.0}, **told['pre-trained']}]
     names = [argv[i + 1] for i, word in enumerate(argv) if word == '--row']

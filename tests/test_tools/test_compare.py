@@ -11,11 +11,13 @@ import sys
 import threading
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 from scipy import stats
 
+from olor_mm.engine.loading import load_from_local
 from olor_mm.tooling.compare import compare, kept, report
 from olor_mm.tooling.compare.cells import Cell
 from olor_mm.tooling.compare.methods import check_settings, known_methods, parse_method
@@ -25,6 +27,7 @@ from olor_mm.tooling.compare.statistics import Difference, difference, holm, mea
 from olor_mm.tooling.compare.words import digits_of, probability, test_sentence, verdict
 from olor_mm.tooling.errors import InputError, run_command
 from olor_mm.tooling.runs import crew
+from tests.test_engine._toy import ToyModel
 from tests.test_tools import _runs
 from tests.test_tools._runs import SLOW, write_config
 from tests.test_tools._small import REPO, environment
@@ -600,3 +603,23 @@ def test_the_real_tool_stopped_and_whole(tmp_path, monkeypatch, capsys):
     assert len({*full['values'].values()}) == 2
     assert full['memory'] > 50
     assert full['seconds_per_iter'] > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REPO / 'tools' / 'forgetting.py').is_file(), reason='tools/forgetting.py measures it')
+def test_the_real_distance(tmp_path, monkeypatch):
+    """From the weights that the backbone began with, by hand; of a frozen one it is 0."""
+    monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
+    backbone = ToyModel().backbone
+    torch.save(backbone.state_dict(), tmp_path / 'start.pth')
+    start = f"model['backbone'] = dict(init_cfg=dict(type='Pretrained', checkpoint={str(tmp_path / 'start.pth')!r}))\n"
+    start += "val_dataloader['dataset']['pipeline'] = []\n"
+    tested = 'test_dataloader, test_evaluator, test_cfg = val_dataloader, val_evaluator, dict()\n'
+    config = write_config(tmp_path, start + tested)
+    arguments = [config, '--methods', 'full', 'linear', '--work-dir', tmp_path / 'work', '--workers', '2']
+    assert run_command(compare, [str(each) for each in arguments]) == 0
+    state = load_from_local(str(tmp_path / 'work' / 'full' / 'seed_0' / 'epoch_3.pth'), 'cpu')['state_dict']
+    pairs = [(state[f'backbone.{name}'], value.detach()) for name, value in backbone.named_parameters()]
+    wanted = math.sqrt(sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs))
+    found = {row['method']: row['kept']['distance from theta_0']['mean'] for row in results(tmp_path)['methods']}
+    assert found == {'full': pytest.approx(wanted, rel=1e-5), 'linear': 0}

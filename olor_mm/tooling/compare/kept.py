@@ -67,8 +67,9 @@ def measure(cells: Sequence[Cell], args: argparse.Namespace, root: Path) -> Kept
     say(f'measuring what was kept; log: {log}')
     child = Child(command(arguments, script=script), log, os.environ)
     if _wait(child):
-        last = child.tail().strip().splitlines()
-        return Kept(why=f'{last[-1] if last else "it failed"}; log: {log}')
+        lines = child.tail().strip().splitlines() or ['it failed']
+        told = [line for line in lines if line.startswith('error: ')]
+        return Kept(why=f'{(told or lines)[-1]}; log: {log}')
     table = json.loads((out / 'table.json').read_text(encoding='utf-8'))
     found = {row['name']: _numbers(row) for row in table['rows']}
     for cell in cells:
