@@ -19,7 +19,7 @@ from olor_mm.tooling.errors import InputError
 from olor_mm.tooling.missed_validation import MissedValidationHook
 from olor_mm.tooling.runs import Run, crew, execute, read_run
 from olor_mm.tooling.runs import devices as devices_module
-from olor_mm.tooling.runs.child import Child, command
+from olor_mm.tooling.runs.child import Child, command, stop
 from olor_mm.tooling.runs.devices import shares
 from olor_mm.tooling.runs.progress import Plain, Progress, position
 from olor_mm.tooling.signals import Terminated
@@ -299,6 +299,13 @@ def test_nothing_is_left_behind_by_a_run_that_ended(stand_in, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the system does not tell a process that its parent has ended')
+def test_a_process_that_has_just_ended_is_stopped(tmp_path):
+    child = Child([sys.executable, '-S', '-c', 'raise SystemExit(3)'], tmp_path / 'output.log', os.environ)
+    wait_for(lambda: not lives(child._process.pid))
+    stop([child])
+    assert child.code == 3
+
+
 def test_no_run_outlives_what_started_it(tmp_path):
     code = (
         'import os, sys; sys.path.insert(0, sys.argv[1])\n'
