@@ -9,8 +9,10 @@ exit status 1 says that a page is behind.
 import argparse
 import json
 import re
+import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,8 +107,29 @@ BLOCKS: dict[str, Callable[[], str | None]] = {
 #: Files of benchmarks/results that a page shows with the machine below the table.
 WHOLE = (
     *('train_cpu.md', 'train_cuda.md', 'startup_cpu.md', 'startup_resume_cpu.md', 'precision_cost_cpu.md'),
-    'compare_deit-tiny.md',
+    *('compare_deit-tiny.md', 'search_deit-tiny.md'),
 )
+
+
+def draw_search(name: str) -> None:
+    """The picture of a search of tools/search.py."""
+    from olor_mm.tooling.figures import save_charts
+    from olor_mm.tooling.search.metric import Metric
+    from olor_mm.tooling.search.report import charts
+    from olor_mm.tooling.search.scores import judge, score_of
+    from olor_mm.tooling.search.space import Space
+
+    file = RESULTS / f'{name}.json'
+    if not file.is_file():
+        return
+    found = json.loads(file.read_text())
+    metric = Metric(found['metric'], found['mode'] == 'max')
+    scores = [score_of(trial) for trial in found['trials']]
+    points = [score.point for score in scores if not score.point.is_plain]
+    space = Space.make('paper', [point.level for point in points], [point.power for point in points])
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = save_charts(charts(scores, judge(scores, metric, space), metric, space), folder, name, found['config'])
+        shutil.copy(drawn[0], IMAGES / f'{name}.png')
 
 
 def block(name: str) -> str | None:
@@ -146,6 +169,8 @@ def main() -> None:
         found = result(f'step_{device}')
         if found is not None and not args.check:
             tables.draw(found, IMAGES / f'step_{device}.png')
+    if not args.check:
+        draw_search('search_deit-tiny')
     behind = [page for page in pages() if rendered(page.read_text()) != page.read_text()]
     for page in behind:
         print(page.relative_to(REPO))
