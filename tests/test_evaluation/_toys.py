@@ -1,5 +1,8 @@
 """A classifier and labelled points, laid out as those of mmpretrain, without importing it: for runs and for ranks."""
 
+import random
+
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -30,7 +33,9 @@ class Noise:
         self.std = std
 
     def __call__(self, data):
-        return {**data, 'inputs': data['inputs'] + self.std * torch.randn(6)}
+        # Every generator moves.
+        scale = self.std * (random.random() + np.random.rand())
+        return {**data, 'inputs': data['inputs'] + scale * torch.randn(6)}
 
 
 @DATASETS.register_module(force=True)

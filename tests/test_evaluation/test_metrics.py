@@ -120,8 +120,10 @@ def test_the_training_set_is_read_under_the_transforms_of_the_test(repeated, tmp
 
 
 def test_the_weights_that_are_averaged_are_judged_where_these_are_validated(tmp_path):
-    hooks = [dict(type='EMAHook', momentum=0.3), HOOK]
-    runner = runner_of(run_config(tmp_path, metrics=ALL, hooks=hooks))
+    # Far apart, so that a bank of other weights shows.
+    hooks = [dict(type='EMAHook', momentum=0.02), HOOK]
+    optimizer = dict(optimizer=dict(type='SGD', lr=1.0))
+    runner = runner_of(run_config(tmp_path, metrics=ALL, hooks=hooks, optim_wrapper=optimizer))
     runner.train()
     # MMEngine saves the averages as the weights.
     model = ToyClassifier()

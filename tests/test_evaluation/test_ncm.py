@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from olor_mm.evaluation import class_means, ncm_accuracy, ncm_scores
+from olor_mm.evaluation.ncm import is_right
 
 from .test_knn import clusters
 
@@ -45,6 +46,11 @@ def test_a_class_without_samples_scores_minus_infinity():
     assert ncm_accuracy(torch.eye(3), torch.tensor([0, 2, 2]), torch.eye(3), torch.tensor([1, 3, 2]), 4) == (
         pytest.approx(100 / 3)
     )
+
+
+def test_nothing_is_right_where_no_class_can_win():
+    scores = ncm_scores(torch.ones(2, 2), torch.full((3, 2), float('nan')))
+    assert is_right(scores, torch.tensor([0, 1])).tolist() == [False, False]
 
 
 def test_a_mean_of_nothing_left_is_no_missing_class():
