@@ -5,6 +5,7 @@ from ._chosen import labels_of
 from ._domains import DomainDataset
 from ._errors import DatasetLayoutError, UnreadableImageError
 from .class_subset import ClassSubset
+from .domain_subset import DomainSubset
 from .hold_out import HoldOut
 from .ip102 import IP102
 from .office_home import OfficeHome
@@ -21,6 +22,7 @@ __all__ = [
     'ClassSubset',
     'DatasetLayoutError',
     'DomainDataset',
+    'DomainSubset',
     'HoldOut',
     'OfficeHome',
     'PlacesLT',

@@ -7,6 +7,7 @@ from mmengine.registry import OPTIM_WRAPPERS as _MMENGINE_WRAPPERS
 from .agreement import RankDisagreementError
 from .checkpoints import CheckpointNotSavedError, DurableCheckpointHook
 from .constructor import OLOROptimWrapperConstructor
+from .distance import DiscrepancyHook
 from .finite import NonFiniteError
 from .hooks import ResumableRandomnessHook
 from .loading import BrokenCheckpointError, UnsafeCheckpointError, load_from_local, register_safe_loader
@@ -24,6 +25,7 @@ __all__ = [
     'ApexOLOROptimWrapper',
     'BrokenCheckpointError',
     'CheckpointNotSavedError',
+    'DiscrepancyHook',
     'DurableCheckpointHook',
     'FSDPStrategy',
     'NonFiniteError',
@@ -48,7 +50,7 @@ __all__ = [
 for _registry, _parts in (
     (_MMENGINE_WRAPPERS, (OLOROptimWrapper, AmpOLOROptimWrapper, ApexOLOROptimWrapper)),
     (_MMENGINE_CONSTRUCTORS, (OLOROptimWrapperConstructor,)),
-    (_MMENGINE_HOOKS, (DurableCheckpointHook, ResumableRandomnessHook, SaveTrainedHook, UnfreezeHook)),
+    (_MMENGINE_HOOKS, (DiscrepancyHook, DurableCheckpointHook, ResumableRandomnessHook, SaveTrainedHook, UnfreezeHook)),
 ):
     for _part in _parts:
         _registry.register_module(module=_part, force=True)

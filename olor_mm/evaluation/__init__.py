@@ -35,12 +35,14 @@ __all__ = [
 
 if _find_spec('mmengine') is not None:
     from .features import extract_features, extract_logits
+    from .group_accuracy import GroupAccuracy
     from .hooks import MetricsHook
     from .metrics import KNNMetric, NCMMetric, SeenUnseenMetric
     from .task_accuracy import TaskAccuracy
     from .upstream import UpstreamHook
 
     __all__ += [
+        'GroupAccuracy',
         'KNNMetric',
         'MetricsHook',
         'NCMMetric',
