@@ -25,6 +25,7 @@ from olor_mm.tooling.figures import (
     Points,
     Scatter,
     Series,
+    check_drawing,
     palette,
     save_charts,
     texts,
@@ -209,8 +210,16 @@ def test_what_cannot_be_drawn_is_refused(make, match):
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(InputError, match='cannot be written'):
-        save_charts([lines()], tmp_path / 'file', 'n')
+    for folder in ('file', 'file/below'):
+        with pytest.raises(InputError, match='it is a file'):
+            save_charts([lines()], tmp_path / folder, 'n')
+
+
+def test_a_package_that_is_missing_is_told_first(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'olor_mm.tooling.figures.page', None)
+    monkeypatch.delattr('olor_mm.tooling.figures.page', raising=False)
+    with pytest.raises(InputError, match=r'pip install "olor_mm\[analysis\]"'):
+        check_drawing(tmp_path)
 
 
 def test_arrays_and_tensors_are_numbers():
@@ -226,6 +235,17 @@ def test_long_names_are_short_in_the_legend_and_stay_apart():
     assert len(set(short)) == 3
     middle = [f'{"a" * 80}{i}{"b" * 160}' for i in range(3)]
     assert len(set(texts.legend_names(middle))) == 3
+
+
+def test_names_are_no_formulas():
+    odd = r'$\frac$'
+    charts = [
+        LineChart(odd, odd, odd, [Series(odd, [0, 1], [0, 1])], odd, x_names=[odd, odd]),
+        Scatter(odd, [Points(odd, [0], [0])], odd, odd, odd, odd),
+        HeatMap(odd, [odd], [odd], [[1]], odd, odd, odd, odd),
+        Bars(odd, [odd], [BarSeries(odd, [1])], odd, odd, odd),
+    ]
+    assert Image.open(io.BytesIO(render_png(charts, odd, 2))).size > (1000, 600)
 
 
 def test_a_long_line_marks_what_would_not_be_seen():

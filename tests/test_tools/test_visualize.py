@@ -17,6 +17,7 @@ pytest.importorskip('plotly')
 from olor_mm.tooling import InputError, run_command
 from olor_mm.tooling.visualize import visualize
 from olor_mm.tooling.visualize.curves import smoothed
+from olor_mm.tooling.visualize.distances import _run
 from olor_mm.tooling.visualize.features import Sample, choose
 from olor_mm.tooling.visualize.output import named_all
 from olor_mm.tooling.visualize.schedules import lr_ratios
@@ -161,6 +162,18 @@ def test_discrepancy_from_a_file_and_of_one_checkpoint(tmp_path, runs):
     (zero,) = draw(tmp_path, 'discrepancy', file, '--theta-0', file, '--name', 'zero', '--index', 'tensor')
     assert zero['series'][0]['y'] == [0.0] * 10
     assert own['series'][0]['y'][0] > 0
+
+
+def test_checkpoints_are_in_the_order_of_training(tmp_path):
+    for epoch in range(12, 0, -1):
+        (tmp_path / f'epoch_{epoch}.pth').touch()
+    (tmp_path / 'iter_5.pth').touch()
+    (tmp_path / 'best_accuracy_epoch_7.pth').touch()
+    (tmp_path / 'epoch_13.pth').mkdir()
+    run = _run('r', tmp_path)
+    assert run.steps == list(range(1, 13))
+    assert [file.name for file in run.files[8:10]] == ['epoch_9.pth', 'epoch_10.pth']
+    assert run.labels[0] == 'epoch 1'
 
 
 def test_discrepancy_says_what_it_lacks(tmp_path, runs, capsys):

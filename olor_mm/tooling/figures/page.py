@@ -207,7 +207,7 @@ def _lines(chart: LineChart, known: Mapping[str, Style]) -> list[dict[str, Any]]
                 'y': [value if fits else None for value, fits in zip(series.y, drawn, strict=True)],
                 'customdata': None if series.notes is None else [_plain(text) for text in series.notes],
                 'line': {'color': style.colour, 'dash': style.dash, 'width': 2},
-                'marker': {'symbol': style.marker, 'size': sizes},
+                'marker': {'symbol': style.marker, 'size': sizes, 'opacity': 1},
                 'hovertemplate': f'%{{y:.4g}}{note}' if unified else f'{where}{note}<extra></extra>',
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,31 @@ from ...engine.replacing import PART, put_in_place, remove
 from ..errors import InputError
 from .charts import Chart
 
-__all__ = ['save_charts']
+__all__ = ['check_drawing', 'save_charts']
+
+
+def check_drawing(folder: str | Path) -> None:
+    """See that charts can be drawn and written, before what they show is computed.
+
+    Args:
+        folder: Where they are to be written; it need not be there.
+
+    Raises:
+        InputError: If a package is missing, or the folder cannot be written to.
+    """
+    try:
+        from . import page, png  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f'pictures need a package that is not installed: {error}',
+            'install what the analysis tools need: pip install "olor_mm[analysis]", or in a checkout',
+            'pip install -r requirements/analysis.txt',
+        ) from error
+    path = Path(folder).expanduser().absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        wrong = 'it may not be written to' if there.is_dir() else 'it is a file'
+        raise InputError(f'pictures cannot be written to {folder}: {there}: {wrong}', 'choose another folder')
 
 
 def save_charts(
@@ -35,15 +60,10 @@ def save_charts(
         raise ValueError(f'{name!r}: there is no chart to draw; give at least one')
     if not name or Path(name).name != name:
         raise ValueError(f'name={name!r} must be the name of a file without a folder and an ending')
-    try:
-        from .page import render_page
-        from .png import render_png
-    except ImportError as error:
-        raise InputError(
-            f'pictures need a package that is not installed: {error}',
-            'install what the analysis tools need: pip install "olor_mm[analysis]", or in a checkout',
-            'pip install -r requirements/analysis.txt',
-        ) from error
+    check_drawing(folder)
+    from .page import render_page
+    from .png import render_png
+
     columns = columns or min(len(charts), 2)
     folder = Path(folder).expanduser()
     heading = name if title is None else title

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..figures import check_drawing
 from ..options import _add_cfg_options, _Parser
 from ..signals import terminable
 from .curves import curves
@@ -46,6 +47,7 @@ def visualize(argv: Sequence[str]) -> None:
         _SUBPARSERS[args.command].error(f'unknown argument {unknown[0]}{hint}')
     # What tools/train.py sets besides.
     args.launcher, args.local_rank, args.work_dir, args.no_pin_memory = 'none', 0, None, True
+    check_drawing(args.out)
     with terminable(last_words=lambda: None):
         _RUN[args.command](args)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,12 +72,16 @@ def discrepancy(args: argparse.Namespace) -> None:
 def _run(name: str, path: Path) -> Run:
     if path.is_file():
         return Run(name, [path], [path.stem], [0], 'checkpoint')
-    found = [(int(match[2]), match[1], file) for file in path.iterdir() if (match := _SAVED.match(file.name))]
+    found = [
+        (int(match[2]), match[1], file)
+        for file in path.iterdir()
+        if (match := _SAVED.match(file.name)) and file.is_file()
+    ]
     if not found:
         raise InputError(
             f'{path} has no checkpoints', 'looked for: epoch_*.pth and iter_*.pth', 'give a checkpoint file instead'
         )
-    unit = sorted(found)[-1][1]
+    unit = Counter(kind for _, kind, _ in found).most_common(1)[0][0]
     chosen = sorted((step, file) for step, kind, file in found if kind == unit)
     return Run(
         name,
