@@ -19,12 +19,12 @@ from tests.test_engine._ranks import on_ranks
 from ._toys import CLASSES, ToyClassifier, ToyClsHead, by_hand, loader, points, run_config, runner_of
 
 HOOK = dict(type='olor_mm.MetricsHook')
-SEEN = [0, 3]
+SEEN, GAMMA = [0, 3], -0.6
 ALL = [
     dict(type='ToyAccuracy'),
     dict(type='olor_mm.KNNMetric', ks=(5, 20), bank=loader(split='train', count=40)),
     dict(type='olor_mm.NCMMetric', seen=SEEN, bank=loader(split='train', count=40)),
-    dict(type='olor_mm.SeenUnseenMetric', seen=SEEN, gamma=0.1),
+    dict(type='olor_mm.SeenUnseenMetric', seen=SEEN, gamma=GAMMA),
 ]
 
 
@@ -42,7 +42,7 @@ def expected_of(model, bank=('train', 40), queries=('val', 23)):
         for name, value in knn_accuracy(known, known_labels, features, labels, CLASSES, ks=(5, 20)).items()
     }
     found['ncm/top1'] = ncm_accuracy(known, known_labels, features, labels, CLASSES)
-    accuracies = seen_unseen_accuracies(logits, labels, SEEN, 0.1)
+    accuracies = seen_unseen_accuracies(logits, labels, SEEN, GAMMA)
     found.update({f'seen_unseen/{name}': value for name, value in accuracies.items()})
     found['seen_unseen/AUSUC'] = ausuc(logits, labels, SEEN)
     found['accuracy/top1'] = 100 * float((logits.argmax(1) == labels).double().mean())
@@ -58,6 +58,8 @@ def test_figures_are_those_of_the_pure_functions(tmp_path):
     runner, found = judged(tmp_path, ALL)
     check(found, expected_of(runner.model))
     assert 0 < found['seen_unseen/AUSUC'] < 1
+    _, logits, labels = by_hand(runner.model, 'val', 23)
+    assert found['seen_unseen/U/Y'] < seen_unseen_accuracies(logits, labels, SEEN)['U/Y'] - 1
     assert len(set(found.values())) > 6
     assert {name for name in found if name.startswith('ncm/')} == {'ncm/top1', *(f'ncm/{a}' for a in NCM)}
     # Nothing of it stays in the model.
