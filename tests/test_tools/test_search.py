@@ -82,6 +82,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_grid(folder, monkeypatch, capsys):
+    pytest.importorskip('plotly')
     monkeypatch.setattr(report, 'save_charts', save_charts)
     results = run(*GRID)
     expected = {(level, power): accuracy(level, power, 3, EPOCHS) for level in (1e-3, 1e-2, 1e-1) for power in (1, 2)}
@@ -107,6 +108,18 @@ def test_grid(folder, monkeypatch, capsys):
     )
     assert Path('out/search.png').stat().st_size > 1000
     assert 'toy/accuracy' in Path('out/search.html').read_text()
+
+
+def test_without_the_packages_for_pictures(folder, monkeypatch, capsys):
+    monkeypatch.setattr(report, 'save_charts', save_charts)
+    monkeypatch.setitem(sys.modules, 'plotly', None)
+    monkeypatch.delitem(sys.modules, 'olor_mm.tooling.figures.page', raising=False)
+    assert run('--levels', '1e-2', '--powers', '2')['best']['max_level'] == 1e-2
+    text = capsys.readouterr()
+    assert 'no pictures' in text.err
+    assert 'olor_mm[analysis]' in text.err
+    assert '| 0.01 | 2 | **' in text.out
+    assert not Path('out/search.png').exists()
 
 
 def test_parallel_is_sequential(folder):
@@ -355,6 +368,13 @@ def test_a_sampler_that_lacks_a_package(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, 'cmaes', None)
     assert '--sampler cmaes needs a package' in refused('--sampler', 'cmaes')
     assert not events()
+
+
+def test_without_optuna(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'optuna', None)
+    said = refused('--sampler', 'tpe')
+    assert 'olor_mm[analysis]' in said
+    assert '--sampler grid needs none of it' in said
 
 
 def test_storage(folder):

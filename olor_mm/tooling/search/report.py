@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.replacing import PART, put_in_place
+from ..errors import InputError, say
 from ..figures import Chart, HeatMap, LineChart, Series, save_charts
 from .metric import Metric
 from .scores import Score, Verdict, as_dict
@@ -56,7 +57,11 @@ def write_report(
     written = [write_text(root / name, text) for name, text in texts.items()]
     drawn = charts(scores, verdict, metric, space)
     if drawn:
-        written += save_charts(drawn, root, 'search', title=f'{root.name}: max_level and power')
+        try:
+            written += save_charts(drawn, root, 'search', title=f'{root.name}: max_level and power')
+        except InputError as error:
+            # The tables are there, and the runs were long.
+            say(f'no pictures: {error}; then give the same command again')
     return written
 
 
