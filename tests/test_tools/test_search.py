@@ -15,6 +15,7 @@ from mmengine.config import Config
 from olor_mm.tooling import run_command
 from olor_mm.tooling.errors import InputError, explain
 from olor_mm.tooling.figures import save_charts
+from olor_mm.tooling.runs.child import _lock
 from olor_mm.tooling.runs.progress import Plain
 from olor_mm.tooling.search import report, search
 from tests.test_tools import _search_driver, _search_stand_in
@@ -217,6 +218,14 @@ def test_interrupted(folder, monkeypatch, capsys):
         patch.setattr(Plain, 'done', now)
         assert run_command(search, ['toy.py', '--work-dir', 'out', *GRID]) == 130
     assert 'to go on, give the same command again' in capsys.readouterr().err
+    assert len(run(*GRID)['trials']) == 7
+
+
+def test_two_at_the_same_time(folder):
+    Path('out').mkdir()
+    with _lock(Path('out')):
+        assert 'going on in out already' in refused(*GRID)
+    assert not events()
     assert len(run(*GRID)['trials']) == 7
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, say
+from ..runs.child import _lock
 from ..runs.devices import visible_devices
 from .best import write_config
 from .grid import run_points
@@ -67,11 +68,13 @@ def search(argv: Sequence[str]) -> None:
             if args.keep == 'best':
                 remove_checkpoints(scores, verdict)
 
-    if options is None:
-        scores = run_points(plan, plan.space.points, reader, machine, on_score)
-    else:
-        scores = run_study(plan, options, reader, machine, on_score)
-    _finish(plan, args.config, about, scores, conclude(scores), reader)
+    # Of two searches in one folder the second would take the trials of the first for those of one that was killed.
+    with _lock(plan.root):
+        if options is None:
+            scores = run_points(plan, plan.space.points, reader, machine, on_score)
+        else:
+            scores = run_study(plan, options, reader, machine, on_score)
+        _finish(plan, args.config, about, scores, conclude(scores), reader)
 
 
 def _finish(
