@@ -280,6 +280,17 @@ return {legend, texts, visible, hover, buttons, asked, lost: typeof fail};
 """
 
 
+@pytest.mark.parametrize(('labels', 'same'), [(('', ''), True), (('distance', 'accuracy'), False)])
+def test_axes_of_points_have_one_scale_where_they_have_no_unit(labels, same):
+    from olor_mm.tooling.figures import page, png
+
+    chart = Scatter('c', [Points('a', [0.001, 0.002], [10, 90])], *labels)
+    assert ('scaleanchor' in page._layout(chart)['yaxis']) is same
+    axes = png.Figure().subplots()
+    png._draw_points(chart, axes, png.styles([chart.names]))
+    assert (axes.get_aspect() == 1) is same
+
+
 @pytest.mark.skipif(BROWSER is None, reason='no Chromium here')
 def test_in_a_browser(tmp_path):
     points = Scatter(

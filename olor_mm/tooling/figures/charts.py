@@ -184,7 +184,8 @@ class Scatter:
     Args:
         title: What it shows, in a few words.
         groups: The classes.
-        x_label: What the x axis is. Defaults to '': it has no unit, and no numbers are shown.
+        x_label: What the x axis is. Defaults to '': it has no unit, and no numbers are shown. Where neither axis has
+            one, both are of one scale, so that distances mean something in any direction.
         y_label: Likewise. Defaults to ''.
         caption: A sentence or two below the title. Defaults to ''.
         legend_title: What the groups are, such as 'class'. Defaults to ''.
@@ -204,6 +205,11 @@ class Scatter:
         if not self.groups:
             raise ValueError(f'chart {self.title!r} is empty: give it at least one group of Points')
         _all_different(self.title, 'groups', self.names)
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether both axes are of one scale."""
+        return not (self.x_label or self.y_label)
 
     @property
     def names(self) -> list[str]:

@@ -118,7 +118,9 @@ def _layout(chart: Chart) -> dict[str, Any]:
             layout['hovermode'] = 'x unified'
     elif isinstance(chart, Scatter):
         x = {'showgrid': False, 'mirror': True, 'showticklabels': bool(chart.x_label)}
-        y = {'showgrid': False, 'mirror': True, 'showticklabels': bool(chart.y_label), 'scaleanchor': 'x'}
+        y = {'showgrid': False, 'mirror': True, 'showticklabels': bool(chart.y_label)}
+        if chart.one_scale:
+            y['scaleanchor'] = 'x'
         layout['legend'].update(title={'text': _plain(chart.legend_title)}, itemsizing='constant')
     elif isinstance(chart, HeatMap):
         x = {**_ticks(chart.columns), 'showgrid': False}

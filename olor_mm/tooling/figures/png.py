@@ -223,8 +223,8 @@ def _draw_points(chart: Scatter, axes: Any, known: Mapping[str, Style]) -> list[
         )
         for group in chart.groups
     ]
-    # Distances mean something in either direction.
-    axes.set_aspect('equal', adjustable='datalim')
+    if chart.one_scale:
+        axes.set_aspect('equal', adjustable='datalim')
     axes.set_box_aspect(1)
     axes.grid(visible=False)
     for side in ('top', 'right'):
