@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olor_mm.evaluation import KNNBank, knn_accuracy
+from olor_mm.evaluation.knn import _best_keys, _read
 
 
 def brute_force(bank, bank_labels, queries, query_labels, num_classes, ks, temperature):
@@ -95,7 +96,8 @@ def test_of_equal_cosines_the_earlier_sample_is_nearer(chunk):
     assert indices.tolist() == [[1, 2, 3, 5, 6, 8, 0], [0, 7, 1, 2, 3, 4, 5]]
     assert cosines.tolist() == [[1.0] * 6 + [0.0], [1.0] * 2 + [0.0] * 5]
     # 0.0 and -0.0 are the same cosine.
-    assert bank.neighbours(torch.tensor([[0.0, -1.0]]), 3)[1].tolist() == [[1, 2, 3]]
+    keys = _best_keys(torch.tensor([[-0.0, 0.0, -0.0, -1.0, 0.0]]), 10, 5)
+    assert _read(keys.sort(descending=True).values)[1].tolist() == [[10, 11, 12, 14, 13]]
 
 
 def test_of_equal_scores_the_lower_label_wins():
