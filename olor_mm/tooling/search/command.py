@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, say
+from ..figures import check_drawing
 from ..runs.child import _lock
 from ..runs.devices import visible_devices
 from .best import write_config
@@ -49,6 +50,11 @@ def search(argv: Sequence[str]) -> None:
     notes = warnings_of(plan)
     for note in notes:
         say(f'warning: {note}')
+    try:
+        check_drawing(plan.root)
+    except InputError as error:
+        # The tables do without.
+        say(f'warning: there will be no pictures: {error}')
     _say_begin(plan, options)
     reader = Reader(plan)
     free = options is not None and not options.on_grid and not options.fixed
