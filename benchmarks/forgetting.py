@@ -8,6 +8,7 @@ mixtures, upstream being the Tiny-ImageNet sample; and the paper's test on PACS.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from _common import machine, write
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'benchmarks' / 'results'
 METHODS = {
     'full': 'full_vit-base-p16_8xb16_pacs.py',
     'olor': 'olor_vit-base-p16_8xb16_pacs.py',
@@ -115,7 +117,7 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=1000, help='of PACS to train on')
     parser.add_argument('--test-images', type=int, default=400)
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'forgetting')
-    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results')
+    parser.add_argument('--out', type=Path, default=RESULTS)
     args = parser.parse_args()
     about = machine('cpu')
     checkpoints = {method: train(args, method) for method in METHODS}
@@ -139,6 +141,8 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         run(tool(args, 'forgetting.py', *options, '--out', out), out / 'log.txt')
         told, text = (told_here(args, (out / f'{name}.{kind}').read_text()) for kind in ('json', 'md'))
+        if args.out == RESULTS:
+            shutil.copy(out / f'{name}.png', ROOT / 'docs' / 'images' / f'forgetting_{name}.png')
         print(write(args.out, f'forgetting_{name}', {'machine': about, 'device': 'cpu', **json.loads(told)}, text))
 
 

@@ -178,7 +178,8 @@ def _write(
     write_all(out, 'interpolation', report, points, text)
     alphas = [p['alpha'] for p in points]
     lines = [Series(name.removesuffix(', %'), alphas, [value_at(p, path) for p in points]) for name, path in columns]
-    charts: list[Chart] = [LineChart('Accuracy', 'alpha', 'accuracy, %', lines, caption=told)]
+    caption = f'The best alpha on the validation set is {best["alpha"]:g}.'
+    charts: list[Chart] = [LineChart('Accuracy', 'alpha', 'accuracy, %', lines, caption=caption)]
     if len(columns) > 1:
         charts.append(_trade(points, columns))
     print(text)

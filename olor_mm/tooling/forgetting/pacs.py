@@ -89,7 +89,8 @@ def _write(args: argparse.Namespace, curves: Mapping[str, Sequence[Point]], revi
     told += (
         f'OLOR: iota_1 = {args.max_level:g}, iota_2 = {args.min_level:g}, gamma = {args.power:g}; seed {args.seed}. '
     )
-    told += 'Distance: ||theta - theta_0|| / ||theta_0||, theta_0 being the model of fold 1.'
+    told += 'Distance: ||theta - theta_0|| / ||theta_0||, theta_0 being the model of fold 1. '
+    told += 'The step of the highest sum is read off the same images.'
     text = f'{markdown_table(header, rows)}\n\n{told}'
     lines: list[Mapping[str, Any]] = [{'run': name, **point} for name, points in curves.items() for point in points]
     lines += [{'run': 'review', **point} for point in review]
