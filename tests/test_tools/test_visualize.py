@@ -420,6 +420,33 @@ def test_tsne_by_domain_of_folders(tiny):
     assert [(group['name'], len(group['x'])) for group in chart['groups']] == [('day', 24), ('night', 24)]
 
 
+def test_what_lora_adds_is_a_distance(tiny):
+    from olor_mm.engine.added import added_by_methods
+    from olor_mm.tooling.visualize.weights import build_model
+
+    lines = ["model.update(type='olor_mm.Tuned', of='ImageClassifier', method=dict(type='LoRA', rank=2))"]
+    (tiny / 'lora.py').write_text('\n'.join([TINY, *lines]))
+    model = build_model(Config.fromfile('lora.py'))
+    origin = torch.load('one.pth', weights_only=True)['state_dict']
+    model.load_state_dict(origin, strict=False)
+    for name, p in model.named_parameters():
+        if name in added_by_methods(model):
+            torch.nn.init.normal_(p, std=0.1)
+    torch.save({'state_dict': model.state_dict()}, 'lora.pth')
+    # What the layer does to the axes is its weight; all others are as they were.
+    model.eval()
+    with torch.no_grad():
+        acts = [each.attn.qkv(torch.eye(16)) - each.attn.qkv(torch.zeros(1, 16)) for each in model.backbone.layers]
+    weights_0 = [origin[f'backbone.layers.{i}.attn.qkv.weight'] for i in range(2)]
+    moved = [torch.linalg.vector_norm(now.T - before).item() for now, before in zip(acts, weights_0, strict=True)]
+    for i, norm in enumerate(('backbone.ln0.', 'backbone.ln1.')):
+        names = [n for n in origin if n.startswith(f'backbone.layers.{i}.') or (i and n.startswith(norm))]
+        moved[i] /= math.sqrt(sum((origin[n].double() ** 2).sum() for n in names))
+    (chart,) = draw(tiny, 'discrepancy', 'lora.pth', '--config', 'lora.py', '--theta-0', 'one.pth')
+    assert min(moved) > 0
+    assert chart['series'][0]['y'] == pytest.approx([0.0, *moved], rel=1e-4)
+
+
 def test_names(tmp_path):
     for name in ('a/run', 'b/run'):
         (tmp_path / name).mkdir(parents=True)

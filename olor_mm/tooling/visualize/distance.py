@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +23,12 @@ from ...registry import type_name
 from ...rollback.discrepancy import relative_discrepancy
 from .. import launch
 from ..errors import InputError
+from ..forgetting.origin import plain_name
 from ..weights import weight_files
 from .weights import build_model, load_weights
 
 __all__ = ['Distance', 'Subject']
 
-#: A weight that LoRA changes where it is read.
-_PARAMETRIZED = re.compile(r'\.parametrizations\.(\w+)\.original$')
 _HINT = 'give the file of the weights that training started from: --theta-0 FILE'
 
 
@@ -100,7 +98,7 @@ class Subject:
     def _find_theta_0(
         self, model: Any, content: Mapping[str, Any], layers: LayerTable, file: Path
     ) -> dict[str, Tensor]:
-        """By name, as :func:`_plain` has it."""
+        """By the names that parameters have without LoRA."""
         params = {canonical_name(name): p for name, p in model.named_parameters()}
         wanted = {name: params[name] for name in layers.index}
         if self._file is not None:
@@ -109,21 +107,16 @@ class Subject:
         record = _recorded(self.cfg, model, content, params)
         if record:
             self.origin = 'as the checkpoint has it'
-            return {_plain(name): value for name, value in record.items()}
+            return {plain_name(name): value for name, value in record.items()}
         found = {name: value for name, value in delivered_by_init_cfg(model).items() if name in wanted}
         files = dict(weight_files(self.cfg))
         if found:
             self.origin = ', '.join(dict.fromkeys(Path(source).name for source in files.values()))
-            return {_plain(name): value for name, value in found.items()}
+            return {plain_name(name): value for name, value in found.items()}
         if self.cfg.get('load_from') and not self.cfg.get('resume'):
             self.origin = Path(self.cfg.load_from).name
             return _from_file(self.cfg.load_from, model, wanted)
         raise InputError(f'{file} does not hold theta_0, and its config names no file of pre-trained weights', _HINT)
-
-
-def _plain(name: str) -> str:
-    """The name that a parameter has without LoRA."""
-    return _PARAMETRIZED.sub(r'.\1', name)
 
 
 def _from_file(file: str, model: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,7 +126,7 @@ def _from_file(file: str, model: Any, wanted: Mapping[str, Tensor]) -> dict[str,
         text = str(error).replace(f'optim_wrapper.rollback.anchor={file!r}', f'theta_0 from {file}')
         raise InputError(text, _HINT) from error
     names = {p: name for name, p in wanted.items()}
-    return {_plain(names[p]): value for p, value in found.items()}
+    return {plain_name(names[p]): value for p, value in found.items()}
 
 
 def _recorded(cfg: Config, model: Any, content: Mapping[str, Any], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,7 +157,7 @@ def _recorded(cfg: Config, model: Any, content: Mapping[str, Any], params: Mappi
 
 
 def _measured(model: Any, layers: LayerTable, theta_0: Mapping[str, Tensor]) -> Distance:
-    index = {_plain(name): i for name, i in layers.index.items()}
+    index = {plain_name(name): i for name, i in layers.index.items()}
     if any(isinstance(module, LowRank) for module in model.modules()):
         # What LoRA adds to a weight is a change of the weight.
         merge(model)
