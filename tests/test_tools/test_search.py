@@ -259,6 +259,13 @@ def test_last_and_best(folder):
     assert run(*options, '--which', 'last')['trials'][1]['mean'] == pytest.approx(accuracy(1e-2, 2, 3, 4))
 
 
+def test_a_wrong_metric_is_found_with_the_first_validation(folder):
+    Path('wait-0-2').touch()
+    assert 'these are: toy/accuracy' in refused('--metric', 'acc')
+    assert not Path('out/runs/level-0_seed-3/epoch_1.pth').exists()
+    assert not lives(int(Path('waits-0').read_text()))
+
+
 def test_the_same_data(folder, capsys):
     extra = 'test_dataloader, test_evaluator, test_cfg = val_dataloader, val_evaluator, val_cfg\n'
     Path('toy.py').write_text(CONFIG + extra)
