@@ -1,4 +1,4 @@
-# The same with OLOR: less is forgotten, and less is left to calibrate.
+# The same with OLOR.
 _base_ = ['./full_deit-tiny_50-of-1000_tiny-imagenet.py']
 
 optim_wrapper = dict(

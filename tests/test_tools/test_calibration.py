@@ -2,6 +2,8 @@
 
 import copy
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,21 @@ def test_images_of_absent_classes_and_of_the_test_are_not_read_for_gamma(whole):
     _, y = pixels('train', TRAIN)
     before = reads[: reads.index(('test', 0))]
     assert {int(y[place]) for _, place in before} == set(SEEN)
+
+
+def test_what_is_held_out_is_not_trained_on(whole):
+    root, reads = whole
+    counts = Counter(place for split, place in reads[: reads.index(('test', 0))] if split == 'train')
+    _, y = pixels('train', TRAIN)
+    away, epochs = set(held_out_by_hand()), 3
+    trained = Counter(label for fold in json.loads((root / 'plan.json').read_text())['folds'] for label in fold['seen'])
+    looked_at = (y[:, None] == torch.tensor(SEEN)).any(dim=1).nonzero().flatten().tolist()
+    for number, place in enumerate(looked_at):
+        # ALG's pass, and before it a batch of 7 by which the biases are tried out.
+        wanted = 1 + (number < 7)
+        # The pre-trained model and each fold look at what is held out, and the folds train on the rest of their half.
+        wanted += 1 + 3 if place in away else epochs * trained[int(y[place])]
+        assert counts[place] == wanted
 
 
 @pytest.mark.parametrize('poison', ['noise', 'raise'])
@@ -430,6 +447,28 @@ def test_the_biases_of_heads(head):
     wanted = torch.zeros(6)
     wanted[ABSENT] = 2
     torch.testing.assert_close(moved, wanted.expand(4, 6), atol=1e-4, rtol=0)
+
+
+def test_a_bias_that_the_checkpoint_left_out():
+    from olor_mm.tooling.calibration.saving import uncalibrated, with_gamma
+
+    model = _stub(dict(type='LinearClsHead'))
+    whole = copy.deepcopy(model.state_dict())
+    part = {'state_dict': {'backbone.fc.bias': whole['backbone.fc.bias']}}
+    content = with_gamma(part, model, {'head.fc.bias': 1.0}, ABSENT, 2.0, 'ALG')
+    assert content['state_dict'].keys() == whole.keys()
+    assert content['state_dict']['head.fc.bias'][1] == whole['head.fc.bias'][1] + 2
+    torch.testing.assert_close(dict(uncalibrated(content, 'x')['state_dict']), dict(whole), rtol=0, atol=0)
+
+
+def test_progress_is_shown_on_a_terminal(whole, tuned, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    monkeypatch.setattr('rich.progress.track', lambda items, *args, **kwargs: shown.append(len(items)) or items)
+    calibrate([*tuned, '--work-dir', str(tmp_path / 'run'), '--methods', 'alg'])
+    # 80 training images, then 60 of the test and 120 of the class means by two models, 7 in a batch.
+    assert shown == [12, 9, 18, 9, 18]
+    assert found(tmp_path / 'run')['gammas']['ALG'] == found(whole[0])['gammas']['ALG']
 
 
 def test_a_head_without_biases():

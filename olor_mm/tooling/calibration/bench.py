@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ...engine.trained_only import SaveTrainedHook
 from ...evaluation.features import extract_logits
 from ...registry import type_name
 from .. import launch
-from ..errors import InputError
+from ..errors import InputError, speaks
 from .plan import model_config
 
 __all__ = ['Bench', 'logits_of', 'put_in', 'read_checkpoint', 'run_name']
@@ -87,9 +88,8 @@ class Bench:
 
     def both(self, loader: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, d) as the last layer of the head is given them, logits (N, C) and labels (N,)."""
-        built = self.runner.build_dataloader(copy.deepcopy(dict(loader)), seed=self.runner.seed)
         head = _Both(self.model.head)
-        rows, labels = extract_logits(self.runner.model, built, head)
+        rows, labels = extract_logits(self.runner.model, _built(self.runner, loader), head)
         return rows[:, : head.width], rows[:, head.width :], labels
 
 
@@ -127,8 +127,29 @@ def put_in(runner: Runner, content: Mapping[str, Any], file: str) -> None:
 
 def logits_of(runner: Runner, loader: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Logits (N, C) and labels (N,) that a Runner's model gives all images of a loader's config; on every rank."""
+    return extract_logits(runner.model, _built(runner, loader))
+
+
+def _built(runner: Runner, loader: Mapping[str, Any]) -> Any:
     built = runner.build_dataloader(copy.deepcopy(dict(loader)), seed=runner.seed)
-    return extract_logits(runner.model, built)
+    return _Shown(built) if speaks() and sys.stderr.isatty() else built
+
+
+class _Shown:
+    """A data loader that shows how far it is."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        yield from track(self._loader, 'batches of images', len(self._loader), console=console, transient=True)
 
 
 def read_checkpoint(file: str) -> dict[str, Any]:
