@@ -17,7 +17,7 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in _HEADING.findall(text)}
 
 
-@pytest.mark.parametrize('page', [*PAGES, 'compare', 'scaling', 'performance', 'memory'])
+@pytest.mark.parametrize('page', [*PAGES, 'calibrate', 'compare', 'scaling', 'performance', 'memory'])
 def test_links(page: str) -> None:
     file = DOCS / f'{page}.md'
     links = _LINK.findall(file.read_text(encoding='utf-8'))
