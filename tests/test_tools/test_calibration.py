@@ -117,32 +117,40 @@ def held_out_by_hand(share=0.2, seed=0):
     return sorted(places)
 
 
+def check_fold(root, number):
+    """The gamma of a fold, after it was found to be the best for the weights in its checkpoint."""
+    fold = json.loads((root / 'plan.json').read_text())['folds'][number]
+    assert sorted(fold['seen'] + fold['absent']) == SEEN
+    assert len(fold['seen']) == 2
+    x, y = pixels('train', TRAIN)
+    x, y = x[held_out_by_hand()], y[held_out_by_hand()]
+    inside, pseudo = torch.tensor([SEEN.index(label) for label in y.tolist()]), {SEEN.index(c) for c in fold['seen']}
+    state = kept(root / 'pcv' / f'fold_{number}' / 'epoch_3.pth')['state_dict']
+    z, before = (by_hand(weights, x)[1][:, SEEN].double() for weights in (state, pretrained()))
+    least = right(before, inside, pseudo, 0)[1]
+    counts = {gamma: right(z, inside, pseudo, gamma) for gamma in every_gamma(z, pseudo)}
+    allowed = [sum(found) for found in counts.values() if found[1] >= least]
+    result = json.loads((root / 'pcv' / f'fold_{number}' / 'result.json').read_text())['best']
+    assert (result is None) == (not allowed)
+    if result is None:
+        return None
+    found = right(z, inside, pseudo, result['gamma'])
+    assert sum(found) == max(allowed)
+    assert found[1] >= least
+    # It lies in the middle between two margins of these very logits.
+    margins = sorted(_margin(row, pseudo) for row in z.tolist())
+    middles = [(a + b) / 2 for a in margins for b in margins] + [margins[0] - 1, margins[-1] + 1]
+    assert min(abs(result['gamma'] - middle) for middle in middles) < 1e-4
+    return result['gamma']
+
+
+def _margin(row, seen):
+    return max(value for c, value in enumerate(row) if c in seen) - max(v for c, v in enumerate(row) if c not in seen)
+
+
 def test_pcv_by_hand(whole):
     root, _ = whole
-    away = held_out_by_hand()
-    x, y = pixels('train', TRAIN)
-    x, y = x[away], y[away]
-    gammas = []
-    for number, fold in enumerate(json.loads((root / 'plan.json').read_text())['folds']):
-        assert sorted(fold['seen'] + fold['absent']) == SEEN
-        assert len(fold['seen']) == 2
-        state = kept(root / 'pcv' / f'fold_{number}' / 'epoch_3.pth')['state_dict']
-        inside = torch.tensor([SEEN.index(label) for label in y.tolist()])
-        pseudo = {SEEN.index(label) for label in fold['seen']}
-        z, before = (by_hand(weights, x)[1][:, SEEN].double() for weights in (state, pretrained()))
-        least = right(before, inside, pseudo, 0)[1]
-        allowed = {
-            g: sum(right(z, inside, pseudo, g))
-            for g in every_gamma(z, pseudo)
-            if right(z, inside, pseudo, g)[1] >= least
-        }
-        result = json.loads((root / 'pcv' / f'fold_{number}' / 'result.json').read_text())['best']
-        assert (result is None) == (not allowed)
-        if result is not None:
-            counts = right(z, inside, pseudo, result['gamma'])
-            assert sum(counts) == max(allowed.values())
-            assert counts[1] >= least
-            gammas.append(result['gamma'])
+    gammas = [gamma for gamma in (check_fold(root, number) for number in range(3)) if gamma is not None]
     assert len(gammas) > 1
     assert found(root)['gammas']['PCV'] == pytest.approx(sum(gammas) / len(gammas))
 
@@ -402,6 +410,9 @@ def test_methods(extra, tmp_path):
         # What the table says is what a test of the checkpoint gives.
         assert tested == pytest.approx(rows[name], abs=1e-4)
     assert rows['fine-tuned'] != rows['ALG']
+    if 'method' not in extra:
+        # The weights of the fold's checkpoint are what was measured, averaged ones too.
+        check_fold(tmp_path / 'run', 0)
     assert (tmp_path / 'run' / 'pcv' / 'fold_0' / 'result.json').is_file()
 
 
