@@ -66,7 +66,7 @@ def stand_in(argv):
     for step in range(told.get('first', 1), told['steps'] + 1):
         with (folder / 'scalars.json').open('a') as scalars:
             scalars.write(json.dumps({'loss': 1 / step, 'time': 0.5, 'iter': step, 'step': step}) + '\n')
-            value = told.get('value', 10.0 * step)
+            value = told['values'][step - 1] if 'values' in told else told.get('value', 10.0 * step)
             scalars.write(json.dumps({'accuracy': value, 'time': 0.1, 'step': step}) + '\n')
         print(f'Epoch(train) [{step}][1/1] lr: 1', flush=True)
         time.sleep(told['seconds'] / told['steps'])

@@ -452,7 +452,20 @@ def test_against_another_and_best(stand_in, drawn, tmp_path, capsys):
     assert "Welch's t-test against linear" in out
     assert 'The less of accuracy, the better' in out
     assert 'which flatters' in out
-    assert results(tmp_path)['against'] == 'linear'
+    found = results(tmp_path)
+    assert found['against'] == 'linear'
+    wanted = stats.ttest_ind([70, 72], [60, 62.5], equal_var=False).pvalue
+    assert found['methods'][0]['difference']['p'] == pytest.approx(wanted)
+    argv = json.loads((tmp_path / 'work' / 'full' / 'seed_1' / 'run.json').read_text())['sessions'][0]['argv']
+    assert 'randomness.seed=1' in argv
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'), [([], 70), (['--which', 'best'], 80), (['--which', 'best', '--rule', 'less'], 70)]
+)
+def test_which_validation(stand_in, drawn, tmp_path, options, expected):
+    assert stand_in(*options, methods=('full',), seeds=('0',), told={'full/seed_0': {'values': [80.0, 70.0]}}) == 0
+    assert results(tmp_path)['methods'][0]['mean'] == expected
 
 
 KEPT = {
