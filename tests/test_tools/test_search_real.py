@@ -12,6 +12,7 @@ from tests.test_tools._search import CONFIG
 from tests.test_tools._small import REPO, environment, tool
 
 
+@pytest.mark.slow
 def test_real_runs(tmp_path, monkeypatch, capsys):
     """A network that knows the answer, and noisy labels: the pull keeps what it knows."""
     monkeypatch.chdir(tmp_path)
