@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ pytest.importorskip('mmpretrain')
 
 from tests.test_tools import _forgetting as hand
 from tests.test_tools._forgetting import DOWNSTREAM, MAP, World, read_images
+from tests.test_tools._small import TOOLS, run
 
 
 def _plain_text(cfg):
@@ -228,6 +230,23 @@ def test_without_a_head_there_is_knn(plain, tmp_path):
     # Classes whose outputs are not known, likewise.
     found = call(plain, tmp_path / 'more', '--upstream', plain.folder / 'up', upstream=False)
     assert any("such as 'ant', is not known: give --class-map FILE" in note for note in found['notes'])
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(plain, tmp_path):
+    registering = (
+        "custom_imports = dict(imports=['olor_mm', 'tests.test_tools._forgetting'], allow_failed_imports=False)\n"
+    )
+    config = plain.write(registering, 'two.py')
+    wanted = call(plain, tmp_path / 'one', config=config)
+    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    argv = [config, plain.checkpoint, '--upstream', plain.folder / 'up', '--class-map', plain.folder / 'map.json']
+    options = ['--knn-k', '3', '7', '--out', tmp_path / 'two', '--launcher', 'pytorch']
+    done = run(*start, TOOLS / 'forgetting.py', *argv, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / 'two' / 'table.json').read_text()) == wanted
+    # What is said is said once.
+    assert done.stdout.count('| pre-trained |') == 1
 
 
 # ---------------------------------------------------------------- reviewing

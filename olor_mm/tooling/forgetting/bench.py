@@ -27,6 +27,7 @@ from ...engine.rebuilding import unwrapped
 from ...engine.trained_only import SaveTrainedHook
 from ...registry import type_name
 from .. import evaluation, launch
+from ..distributed import prepare_launch
 from ..errors import InputError
 from ..loaders import retold, transforms_of_test
 from ..pretrained import check_vit_names, replace_pretrained
@@ -110,6 +111,7 @@ class Bench:
         start = self.cfg.pop('start_from')
         launch._check(Config({**self.cfg, 'load_from': start}), 'test', *(['val'] if self.has_val else []))
         check_vit_names(self.cfg)
+        notes = [*notes, *prepare_launch(self.cfg)]
         self.runner: Runner = Runner.from_cfg(self.cfg)
         for note in notes:
             self.runner.logger.log(logging.INFO, note)
