@@ -18,6 +18,8 @@ __all__ = ['InputError', 'explain', 'run_command', 'say', 'speaks']
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
+#: The remedy where a package of requirements/analysis.txt is missing, in a checkout as with an installed wheel.
+INSTALL_ANALYSIS = 'install what the analysis tools need: pip install matplotlib optuna plotly scikit-learn'
 # Seconds for rank 0 to say the same, and for the launcher to end this process.
 TURN = 2.0
 # What olor_mm raises where a setting, a file or a package is not as it has to be.

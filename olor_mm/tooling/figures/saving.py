@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...engine.replacing import PART, put_in_place, remove
-from ..errors import InputError
+from ..errors import INSTALL_ANALYSIS, InputError
 from .charts import Chart
 
 __all__ = ['check_drawing', 'save_charts']
@@ -27,8 +27,7 @@ def check_drawing(folder: str | Path) -> None:
     except ImportError as error:
         raise InputError(
             f'pictures need a package that is not installed: {error}',
-            'install what the analysis tools need: pip install "olor_mm[analysis]", or in a checkout',
-            'pip install -r requirements/analysis.txt',
+            INSTALL_ANALYSIS,
         ) from error
     path = Path(folder).expanduser().absolute()
     there = next(each for each in (path, *path.parents) if each.exists())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import INSTALL_ANALYSIS, InputError
 
 __all__ = ['build_part', 'check_sampler', 'find_part', 'open_study', 'optuna_module']
 
@@ -30,8 +30,7 @@ def optuna_module() -> Any:
     except ImportError as error:
         raise InputError(
             f'a sampler needs a package that is not installed: {error}',
-            'install what the analysis tools need: pip install "olor_mm[analysis]", or in a checkout',
-            'pip install -r requirements/analysis.txt; --sampler grid needs none of it',
+            f'{INSTALL_ANALYSIS}; --sampler grid needs none of it',
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

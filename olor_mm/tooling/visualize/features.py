@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from .. import launch
 from ..data_checks import check_data
-from ..errors import InputError, say
+from ..errors import INSTALL_ANALYSIS, InputError, say
 from ..figures import Chart, Points, Scatter
 from ..loaders import retold, transforms_of_test
 from .output import named_all, write
@@ -102,8 +102,7 @@ def _sklearn() -> Any:
     except ImportError as error:
         raise InputError(
             f't-SNE is that of scikit-learn, which cannot be imported: {error}',
-            'install what the analysis tools need: pip install "olor_mm[analysis]", or in a checkout',
-            'pip install -r requirements/analysis.txt',
+            INSTALL_ANALYSIS,
         ) from error
     return TSNE, silhouette_score
 
