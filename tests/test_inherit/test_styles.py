@@ -136,12 +136,16 @@ def test_the_page_names_every_preset() -> None:
 
 
 def settings_by_name() -> dict[str, dict]:
-    """Every OLOR config of ours, under the name that its levels have in rollback.py."""
+    """Every OLOR config of the paper's tables, under the name that its levels have in rollback.py."""
     special = {'olor_maskrcnn_convnext': 'coco_convnext', 'olor_upernet_vit': 'ade20k_vit'}
+    # Not of the paper's tables.
+    others = {'olor_maskrcnn_swin', 'olor_deit-tiny_50-of-1000_tiny-imagenet'}
     pattern = re.compile(r'olor_(vit|convnext)-base(?:-p16)?(?:_(in21k|openclip|mae)\S*?-pre)?_8xb16_(\S+)')
     found = {}
     for path in (REPO / 'configs').rglob('olor_*.py'):
         name = special.get(path.stem)
+        if path.stem in others:
+            continue
         if name is None:
             match = pattern.fullmatch(path.stem)
             assert match, f'{path.name}: no levels in rollback.py'
@@ -151,5 +155,5 @@ def settings_by_name() -> dict[str, dict]:
     return found
 
 
-def test_the_levels_are_those_of_our_configs_all_and_no_others() -> None:
+def test_the_levels_are_those_of_the_papers_configs_all_and_no_others() -> None:
     assert Config.fromfile(olor_mm.cfg('_base_/rollback.py')).to_dict() == settings_by_name()

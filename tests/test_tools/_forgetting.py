@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 UPSTREAM, OUTPUTS, DOWN, SIDE, DIM = 4, 6, 3, 4, 8
@@ -68,11 +68,13 @@ def classifier(norm='LN', outputs=OUTPUTS):
     """The model without MMEngine's loaders."""
     from mmpretrain.models import ImageClassifier
 
-    return ImageClassifier(
-        backbone=dict(type='Blocks', norm=norm),
-        head=dict(type='LinearClsHead', num_classes=outputs, in_channels=DIM),
-        data_preprocessor=dict(mean=[100.0] * 3, std=[50.0] * 3, to_rgb=False),
-    )
+    # Fixtures of a whole module are made before a test has set its scope.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return ImageClassifier(
+            backbone=dict(type='Blocks', norm=norm),
+            head=dict(type='LinearClsHead', num_classes=outputs, in_channels=DIM),
+            data_preprocessor=dict(mean=[100.0] * 3, std=[50.0] * 3, to_rgb=False),
+        )
 
 
 def write_images(root, names, per_class, seed, noise=45.0):

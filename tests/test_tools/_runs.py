@@ -19,7 +19,7 @@ val_dataloader = dict(
     dataset=dict(type='ToyQuiet'), sampler=dict(type='DefaultSampler', shuffle=False), batch_size=4, num_workers=0,
     collate_fn=dict(type='pseudo_collate'))
 val_cfg = dict()
-val_evaluator = dict(type='ToyMetric')
+val_evaluator = dict(type='RunsMetric')
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9))
 default_hooks = dict(
     checkpoint=dict(type='olor_mm.DurableCheckpointHook', interval=1), logger=dict(type='LoggerHook', interval=2))

@@ -22,7 +22,7 @@ class ToyQuiet(_toy.ToyDataset):
 
 
 @METRICS.register_module(force=True)
-class ToyMetric(BaseMetric):
+class RunsMetric(BaseMetric):
     """Mean distance from the targets."""
 
     def process(self, data_batch, data_samples):

@@ -57,7 +57,7 @@ def test_misspelt(given: dict[str, Any], said: str) -> None:
 @pytest.mark.slow  # imports mmpretrain
 @pytest.mark.parametrize(
     ('name', 'said'),
-    [('olor_mm.PACSS', r'set train_dataloader\.dataset\.type=olor_mm\.PACS$'), ('olor_mm.Nothing', 'does not exist$')],
+    [('olor_mm.PACSS', r'set train_dataloader\.dataset\.type=olor_mm\.PACS$'), ('olor_mm.Zzz', 'does not exist$')],
 )
 def test_misspelt_data_set(name: str, said: str) -> None:
     pytest.importorskip('mmpretrain')
