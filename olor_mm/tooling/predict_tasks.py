@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -124,7 +123,7 @@ def _model(cfg: Config, config: str, file: str) -> tuple[torch.nn.Module, Iterab
     checkpoint = load_from_local(file, 'cpu')
     state = checkpoint.get('state_dict', checkpoint)
     with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        model: torch.nn.Module = registry.build(copy.deepcopy(cfg.model))
+        model: torch.nn.Module = registry.build(settings.model_of(cfg))
     if LEFT_OUT in state:
         model.init_weights()  # type: ignore[operator]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -77,6 +78,14 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', path.stem))
     return cfg
+
+
+def model_of(cfg: Mapping[str, Any]) -> Any:
+    """The config of the model as a Runner builds it: with the ``data_preprocessor`` that stands beside it."""
+    model = copy.deepcopy(cfg['model'])
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg['data_preprocessor']))
+    return model
 
 
 def register_scope(cfg: Config) -> None:

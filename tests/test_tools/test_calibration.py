@@ -393,6 +393,8 @@ def test_methods(extra, tmp_path):
     calibrate([config, checkpoint, '--work-dir', str(tmp_path / 'run'), '--folds', '1'])
     table = found(tmp_path / 'run')['table']
     rows = {row['name'].split(', ')[-1]: row['accuracies']['Y/Y'] for row in table}
+    # Also where the checkpoint lacks what was frozen, and the pre-trained weights are filled in.
+    assert rows['pre-trained'] != rows['fine-tuned']
     for name, file in (('fine-tuned', checkpoint), ('ALG', str(tmp_path / 'run' / 'calibrated_alg.pth'))):
         launch.test(
             [

@@ -642,3 +642,8 @@ def test_the_real_distance(tmp_path, monkeypatch):
     wanted = math.sqrt(sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs))
     found = {row['method']: row['kept']['distance from theta_0']['mean'] for row in results(tmp_path)['methods']}
     assert found == {'full': pytest.approx(wanted, rel=1e-5), 'linear': 0}
+
+
+def test_settings_given_in_several_options_add_up():
+    args = parser().parse_args(['x.py', '--methods', 'full', '--cfg-options', 'a=1', 'b=2', '--cfg-options', 'c=3'])
+    assert args.cfg_options == ['a=1', 'b=2', 'c=3']

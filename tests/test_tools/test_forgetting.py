@@ -423,3 +423,12 @@ def test_class_maps_that_cannot_be(plain, tmp_path, text, message):
     (tmp_path / 'other.json').write_text(text)
     with pytest.raises(InputError, match=message):
         call(plain, tmp_path, '--class-map', tmp_path / 'other.json')
+
+
+def test_theta_0_is_what_a_run_loads_last(plain, tmp_path):
+    # load_from comes over init_cfg, and its names may be those of a run in several processes.
+    file = tmp_path / 'several.pth'
+    torch.save({'state_dict': {f'module.{name}': value for name, value in plain.theta.items()}}, file)
+    options = ('--measures', 'knn', '--cfg-options', f'load_from={file}')
+    _, row = call(plain, tmp_path / 'out', *options)['rows']
+    assert row['discrepancy']['overall'] == 0

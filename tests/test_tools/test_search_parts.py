@@ -43,6 +43,9 @@ def test_what_a_point_sets():
     assert space.settings(Point(0.1, 2)) == {f'{name}max_level': 0.1, f'{name}min_level': 1e-3, f'{name}power': 2}
     # A level below iota_2 is none.
     assert space.settings(space.plain)[f'{name}min_level'] == 0
+    # The runs of plain fine-tuning stay when the search is widened to smaller powers.
+    wider = Space.make('short', powers=(0.5, 1, 2))
+    assert wider.settings(wider.plain) == Space.make('short', powers=(1, 2)).settings(space.plain)
 
 
 @pytest.mark.parametrize(

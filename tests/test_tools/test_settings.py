@@ -292,3 +292,12 @@ def test_tta_of_the_config_comes_first() -> None:
 def test_tta_refuses(scope: str, model: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluation.apply_tta(_tta(scope, model))
+
+
+def test_a_model_has_the_preprocessor_beside_it_as_in_a_runner() -> None:
+    beside = dict(mean=[1.0], std=[2.0])
+    cfg = Config(dict(model=dict(type='X'), data_preprocessor=beside))
+    assert settings.model_of(cfg) == dict(type='X', data_preprocessor=beside)
+    assert 'data_preprocessor' not in cfg.model
+    own = dict(type='X', data_preprocessor=dict(mean=[3.0]))
+    assert settings.model_of(Config(dict(model=own, data_preprocessor=beside))) == own

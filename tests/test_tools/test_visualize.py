@@ -164,6 +164,18 @@ def test_discrepancy_from_a_file_and_of_one_checkpoint(tmp_path, runs):
     assert own['series'][0]['y'][0] > 0
 
 
+def test_what_a_run_loads_is_loaded_over_what_init_cfg_delivers(tmp_path, runs):
+    file = runs / 'plain' / 'epoch_2.pth'
+    cfg = Config.fromfile(next((runs / 'plain').glob('*.py')))
+    cfg.model.init_cfg = dict(type='Pretrained', checkpoint=str(runs / 'plain' / 'epoch_3.pth'))
+    cfg.dump(tmp_path / 'both.py')
+    (both,) = draw(tmp_path, 'discrepancy', file, '--config', tmp_path / 'both.py', '--name', 'both')
+    (given,) = draw(tmp_path, 'discrepancy', file, '--theta-0', runs / 'start.pth', '--name', 'given')
+    assert both['series'][0]['y'] == pytest.approx(given['series'][0]['y'], rel=1e-6)
+    assert 'start.pth' in both['caption']
+    assert 'epoch_3.pth' not in both['caption']
+
+
 def test_checkpoints_are_in_the_order_of_training(tmp_path):
     for epoch in range(12, 0, -1):
         (tmp_path / f'epoch_{epoch}.pth').touch()

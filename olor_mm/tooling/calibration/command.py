@@ -91,6 +91,9 @@ def estimate(
     root = Path(training.work_dir)
     bench = Bench(training, root, notes)
     seen = seen_classes(training)
+    if needs_pretrained(training):
+        # What the checkpoint lacks is filled in once; the pre-trained model must be seen before.
+        bench.to_pretrained()
     bench.to_checkpoint(content, args.checkpoint)
     classes, biases = _look(bench, training, seen)
     plan = Plan.make(seen, methods, args.folds, args.hold_out, args.seed)

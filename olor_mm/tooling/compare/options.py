@@ -73,4 +73,4 @@ def _add_runs(made: argparse.ArgumentParser) -> None:
         group.add_argument(name, metavar='DIR' if name == '--data-root' else 'FILE')
     for name in ('--amp', '--auto-scale-lr', '--no-pin-memory', '--no-persistent-workers'):
         group.add_argument(name, action='store_true')
-    group.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    group.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE')

@@ -31,6 +31,7 @@ from ..distributed import prepare_launch
 from ..errors import InputError
 from ..loaders import retold, transforms_of_test
 from ..pretrained import check_vit_names, replace_pretrained
+from ..settings import model_of
 from ..weights import check_file
 from .origin import Origin, origin_of, source_of
 from .progress import Progress
@@ -152,7 +153,7 @@ class Bench:
         if not added_by_methods(self.model):
             self.model.load_state_dict(self.origin.state)
             return self.model
-        bare = {key: value for key, value in self.cfg.model.items() if key not in ('of', 'method')}
+        bare = {key: value for key, value in model_of(self.cfg).items() if key not in ('of', 'method')}
         with MODELS.switch_scope_and_registry(self.cfg.get('default_scope')) as registry:
             model = registry.build({**copy.deepcopy(bare), 'type': self.cfg.model.of})
         model.init_weights()
@@ -170,6 +171,7 @@ class Bench:
         """What results depend on besides the weights: parts of the config."""
         keys = [
             'model',
+            'data_preprocessor',
             'default_scope',
             *(f'{s}_{part}' for s in splits for part in ('dataloader', 'evaluator', 'cfg')),
         ]

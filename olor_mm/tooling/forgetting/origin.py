@@ -82,7 +82,9 @@ def origin_of(cfg: Config, model: nn.Module) -> Origin:
     model.init_weights()  # type: ignore[operator]
     if source == cfg.get('load_from'):
         checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu', logger='silent')
-        load_state_dict(model, checkpoint.get('state_dict', checkpoint), strict=False, logger='silent')
+        state = checkpoint.get('state_dict', checkpoint)
+        state = {name.removeprefix('module.'): value for name, value in state.items()}
+        load_state_dict(model, state, strict=False, logger='silent')
     ledger.close()
     params = [name for name, p in model.named_parameters() if p in ledger.delivered]
     if not params:

@@ -155,8 +155,8 @@ def _of_config(path: Path, args: argparse.Namespace, bench: Bench) -> Upstream:
         found.notes.append(f'{path} has no train_dataloader: no kNN')
     if cfg.get('model') is not None:
         with MODELS.switch_scope_and_registry(scope) as registry:
-            found.reader = registry.build(_without_files(cfg.model)).eval()
-        found.record['reader'] = cfg.model
+            found.reader = registry.build(_without_files(settings.model_of(cfg))).eval()
+        found.record['reader'] = settings.model_of(cfg)
         if not hasattr(found.reader, 'extract_feat') or not hasattr(bench.model, 'backbone'):
             raise InputError(f'--upstream {path}: the model must be a classifier of mmpretrain, or be left out')
     elif not hasattr(bench.model, 'extract_feat') or 'head' not in bench.cfg.model:

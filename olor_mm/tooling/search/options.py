@@ -65,7 +65,12 @@ def search_parser() -> argparse.ArgumentParser:
     )
     for part in ('sampler', 'pruner'):
         how.add_argument(
-            f'--{part}-options', nargs='+', default=[], metavar='KEY=VALUE', help=f"arguments of Optuna's {part}"
+            f'--{part}-options',
+            nargs='+',
+            action='extend',
+            default=[],
+            metavar='KEY=VALUE',
+            help=f"arguments of Optuna's {part}",
         )
     how.add_argument('--sampler-seed', type=int, default=0, metavar='N', help='seed of the sampler; default: 0')
     how.add_argument('--storage', help="Optuna's storage: an address or a file; default: optuna.db in the work dir")

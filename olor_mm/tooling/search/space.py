@@ -101,7 +101,8 @@ class Space:
     def settings(self, point: Point) -> dict[str, float]:
         """What a point sets in a config."""
         low = 0.0 if point.is_plain else self.min_level
-        values = {'max_level': point.level, 'min_level': low, 'power': point.power}
+        # That of plain fine-tuning is always the same, so that its runs stay when other powers are tried.
+        values = {'max_level': point.level, 'min_level': low, 'power': 1.0 if point.is_plain else point.power}
         return {f'optim_wrapper.rollback.{option}': value for option, value in values.items()}
 
     def edges(self, point: Point, free: bool = False) -> list[str]:

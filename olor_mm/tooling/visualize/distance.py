@@ -108,14 +108,15 @@ class Subject:
         if record:
             self.origin = 'as the checkpoint has it'
             return {plain_name(name): value for name, value in record.items()}
-        found = {name: value for name, value in delivered_by_init_cfg(model).items() if name in wanted}
-        files = dict(weight_files(self.cfg))
-        if found:
-            self.origin = ', '.join(dict.fromkeys(Path(source).name for source in files.values()))
-            return {plain_name(name): value for name, value in found.items()}
         if self.cfg.get('load_from') and not self.cfg.get('resume'):
+            # A run loads it over what init_cfg delivers.
             self.origin = Path(self.cfg.load_from).name
             return _from_file(self.cfg.load_from, model, wanted)
+        found = {name: value for name, value in delivered_by_init_cfg(model).items() if name in wanted}
+        if found:
+            files = dict(weight_files(self.cfg))
+            self.origin = ', '.join(dict.fromkeys(Path(source).name for source in files.values()))
+            return {plain_name(name): value for name, value in found.items()}
         raise InputError(f'{file} does not hold theta_0, and its config names no file of pre-trained weights', _HINT)
 
 

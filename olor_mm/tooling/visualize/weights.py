@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ...engine.loading import load_from_local
 from ...engine.trained_only import LEFT_OUT, check_left_out
 from ...layers import canonical_name
 from ..errors import InputError
+from ..settings import model_of
 from ..weights import check_file
 
 __all__ = ['build_model', 'load_weights', 'read_checkpoint']
@@ -28,7 +28,7 @@ def build_model(cfg: Config) -> Any:
     if cfg.get('model') is None:
         raise InputError(f'the config {cfg.filename} has no model', 'give the config of the training')
     with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        return registry.build(copy.deepcopy(cfg.model))
+        return registry.build(model_of(cfg))
 
 
 def read_checkpoint(file: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
